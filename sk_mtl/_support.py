@@ -1,0 +1,189 @@
+"""What every layer leans on: parameter checks, seeds, devices, optional imports, warnings.
+
+scikit-learn's private helpers are imported here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+
+try:  # scikit-learn >= 1.9
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # older scikit-learn has no callbacks of its own
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Stand-in: without scikit-learn's callbacks there is nothing to support."""
+
+    def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:  # type: ignore[misc]
+        """Return the method as it is."""
+        return method
+
+
+__all__ = [
+    "CallbackSupportMixin",
+    "HasMethods",
+    "InferredTaskTypesWarning",
+    "Interval",
+    "Recipe",
+    "SingleClassWarning",
+    "StrOptions",
+    "Stream",
+    "check_device",
+    "did_you_mean",
+    "fit_context",
+    "require",
+    "resolve_recipe",
+    "spawn_seeds",
+    "with_callbacks",
+]
+
+fit_context = _fit_context
+
+
+class InferredTaskTypesWarning(UserWarning):
+    """``tasks="auto"`` had to guess whether whole numbers are classes or amounts.
+
+    Name the types in ``tasks=`` to silence it.
+    """
+
+
+class SingleClassWarning(UserWarning):
+    """A classification task has one class only among the training labels.
+
+    The task then predicts that class for every row. Drop the task, or use folds that keep
+    its classes together (:class:`sk_mtl.model_selection.MultiTaskStratifiedKFold`), to
+    silence it.
+    """
+
+
+class Recipe(BaseEstimator):
+    """Hyper-parameters of a pluggable part, and nothing else.
+
+    A recipe is cloned, printed, compared and searched like any estimator
+    (``trunk__n_experts``); what is trained is made by its ``build`` method.
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {}
+
+    def validate(self) -> None:
+        """Raise ``ValueError`` where a hyper-parameter is not admissible."""
+        self._validate_params()
+
+
+RecipeT = TypeVar("RecipeT", bound=Recipe)
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the closest known name, or an empty string."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def resolve_recipe(
+    value: Any, table: Mapping[str, type[RecipeT]], base: type[RecipeT], what: str
+) -> RecipeT:
+    """Return the recipe that a name or an object stands for, its parameters checked."""
+    if isinstance(value, str):
+        if value not in table:
+            raise ValueError(
+                f"Got {what}={value!r}, expected one of {sorted(table)} or a {base.__name__} "
+                f"object.{did_you_mean(value, list(table))}"
+            )
+        return table[value]()
+    if isinstance(value, type):
+        raise TypeError(
+            f"Got the class {value.__name__} as {what}, expected an object. "
+            f"Write {what}={value.__name__}()."
+        )
+    if not isinstance(value, base):
+        raise TypeError(
+            f"Got {what}={value!r}, expected one of {sorted(table)} or a {base.__name__} object."
+        )
+    value.validate()
+    return value
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import an optional package, or say which extra installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"This needs the package {module!r}, which is not installed. "
+            f"Run: pip install 'sk-mtl[{extra}]'"
+        ) from error
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """Return the torch device meant by ``device``, or raise ``ValueError``."""
+    if isinstance(device, str) and device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"Got device={device!r}, expected 'cpu', 'cuda', 'mps' or 'auto'."
+        ) from error
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(resolved.type, True):
+        raise ValueError(
+            f"Got device={device!r}, but torch finds no such device on this machine. "
+            "Use device='cpu' or device='auto'."
+        )
+    return resolved
+
+
+def spawn_seeds(seed: int, n: int) -> list[int]:
+    """Return ``n`` independent seeds derived from one."""
+    return [int(s) for s in np.random.SeedSequence(seed).generate_state(n, np.uint32)]
+
+
+class Stream:
+    """A stream of random numbers of our own, made on the device of its first use.
+
+    Unlike a bare ``torch.Generator`` it can be pickled on one device and continued on a
+    machine that lacks it (there it starts again from its seed), and it never touches
+    torch's global state.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._generator: torch.Generator | None = None
+        self._saved: tuple[str, torch.Tensor] | None = None
+
+    def generator(self, device: torch.device | str = "cpu") -> torch.Generator:
+        """Return the generator, on the given device."""
+        device = torch.device(device)
+        if self._generator is None or self._generator.device.type != device.type:
+            self._generator = torch.Generator(device=device)
+            self._generator.manual_seed(self.seed)
+            if self._saved is not None and self._saved[0] == device.type:
+                self._generator.set_state(self._saved[1])
+            self._saved = None
+        return self._generator
+
+    def __getstate__(self) -> dict[str, Any]:
+        saved = self._saved
+        if self._generator is not None:
+            saved = (self._generator.device.type, self._generator.get_state())
+        return {"seed": self.seed, "saved": saved}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.seed = state["seed"]
+        self._generator = None
+        self._saved = state["saved"]

@@ -1,0 +1,110 @@
+"""Training data as tensors on the device, and shuffled slices of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sk_mtl._support import Stream
+
+
+class TaskData(Dataset[Any]):
+    """Encoded rows: features, targets with NaN for missing labels, weights.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n_rows, n_features)
+        Encoded features.
+    y : Tensor of shape (n_rows, n_tasks)
+        Encoded targets, NaN where a label is missing.
+    weight : Tensor of shape (n_rows, 1 or n_tasks) or None
+        Sample weights.
+    rows : Tensor of int or None, default=None
+        The rows that belong to this set; None for all. Rows are looked up batch by batch, so
+        that a split or a dropped row costs no copy of X.
+
+    Attributes
+    ----------
+    complete : bool
+        Whether no label is missing among the rows.
+    """
+
+    def __init__(
+        self, X: Tensor, y: Tensor, weight: Tensor | None = None, rows: Tensor | None = None
+    ) -> None:
+        self._X, self._y, self._weight, self.rows = X, y, weight, rows
+        self.complete = not bool((y if rows is None else y[rows]).isnan().any())
+
+    @property
+    def X(self) -> Tensor:
+        """Features of the rows of this set."""
+        return self._X if self.rows is None else self._X[self.rows]
+
+    @property
+    def y(self) -> Tensor:
+        """Targets of the rows of this set."""
+        return self._y if self.rows is None else self._y[self.rows]
+
+    def __len__(self) -> int:
+        return len(self._X) if self.rows is None else len(self.rows)
+
+    def __getitem__(self, index: Any) -> tuple[dict[str, Tensor | None], Tensor]:
+        rows = index if self.rows is None else self.rows[index]
+        return self.select(rows)
+
+    def select(self, rows: Any) -> tuple[dict[str, Tensor | None], Tensor]:
+        """Return the batch of the given rows of X, as skorch hands it around."""
+        weight = None if self._weight is None else self._weight[rows]
+        return {"X": self._X[rows], "sample_weight": weight}, self._y[rows]
+
+    def to(self, device: torch.device) -> TaskData:
+        """Return the same data on a device."""
+        if self._X.device == device:
+            return self
+        weight = None if self._weight is None else self._weight.to(device)
+        rows = None if self.rows is None else self.rows.to(device)
+        return TaskData(self._X.to(device), self._y.to(device), weight, rows)
+
+
+class Batches:
+    """Batches of a :class:`TaskData`, shuffled anew every time they are iterated over.
+
+    Parameters
+    ----------
+    data : TaskData
+        What to slice.
+    batch_size : int
+        Rows a batch; the last one may be smaller.
+    shuffle : Stream or None, default=None
+        Where permutations come from; None keeps the order of the rows.
+    """
+
+    def __init__(self, data: TaskData, batch_size: int, shuffle: Stream | None = None) -> None:
+        self.data = data
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+
+    def __len__(self) -> int:
+        return -(-len(self.data) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Tensor | None], Tensor]]:
+        data, n_rows = self.data, len(self.data)
+        if self.shuffle is None or n_rows <= self.batch_size:
+            yield from self._in_order(n_rows)
+            return
+        # On the CPU and then moved, so that every device sees the same batches.
+        order = torch.randperm(n_rows, generator=self.shuffle.generator())
+        rows = order.to(data._X.device)
+        if data.rows is not None:
+            rows = data.rows[rows]
+        for batch in rows.split(self.batch_size):
+            yield data.select(batch)
+
+    def _in_order(self, n_rows: int) -> Iterator[tuple[dict[str, Tensor | None], Tensor]]:
+        """Yield slices, which are views of the data where no row was left out."""
+        for start in range(0, n_rows, self.batch_size):
+            yield self.data[start : start + self.batch_size]

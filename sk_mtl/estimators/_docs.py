@@ -1,0 +1,150 @@
+"""Descriptions that the three estimators share, written once and filled in at import."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+PARAMETERS = '''
+trunk : str or Trunk, default="shared_bottom"
+    What stands between the features and the heads: "shared_bottom", "mmoe", "ple",
+    "single_task", or an object such as ``MMoE(n_experts=4)``.
+hidden_layer_sizes : tuple of int, default=(100,)
+    Widths of the hidden layers of the trunk; of every expert's where there are experts.
+head_hidden_layer_sizes : tuple of int, default=()
+    Widths of the hidden layers of each task's own head.
+activation : {"identity", "logistic", "tanh", "relu", "gelu", "silu"}, default="relu"
+    Activation of the hidden layers.
+dropout : float, default=0.0
+    Share of hidden units dropped while training.
+loss : str, Loss, list, dict or None, default=None
+    {loss}
+task_weights : array-like of shape (n_tasks,), dict or None, default=None
+    How much each task counts; a dict by task name leaves out tasks of weight 1. Only the
+    ratios matter: the loss is sum(w L) / sum(w). None counts all alike.
+weighting : str or Weighting, default="static"
+    How tasks are balanced: "static" (``task_weights`` as they are) or "uniform".
+{class_weight}solver : {{"adam", "sgd"}}, default="adam"
+    Optimiser.
+alpha : float, default=0.0001
+    Strength of the L2 penalty on the weights, divided by the sample size when added to the
+    loss, as in scikit-learn's MLP. A task's own layers are penalised in proportion to the
+    task's weight.
+batch_size : int or "auto", default="auto"
+    Rows a batch; "auto" is ``min(200, n_samples)``.
+learning_rate_init : float, default=0.001
+    Learning rate.
+momentum : float, default=0.9
+    Momentum. Only used when ``solver="sgd"``.
+nesterovs_momentum : bool, default=True
+    Whether momentum is Nesterov's. Only used when ``solver="sgd"`` and ``momentum > 0``.
+max_iter : int, default=200
+    Epochs at most.
+shuffle : bool, default=True
+    Whether to shuffle the rows in every epoch.
+random_state : int, RandomState instance or None, default=None
+    Determines initial values, shuffles, dropout and the validation split. An int gives
+    identical bits on the same device with the same number of threads.
+tol : float, default=0.0001
+    An epoch that improves the loss by less counts as no improvement.
+verbose : bool, default=False
+    Whether to print a line an epoch.
+warm_start : bool, default=False
+    Whether ``fit`` continues from the last fit.
+early_stopping : bool or "auto", default="auto"
+    Whether to watch validation rows, stop when they no longer improve, and restore the best
+    weights. "auto" does so above 10,000 rows, or where ``fit`` is given validation rows.
+validation_fraction : float, default=0.1
+    Share of the rows set aside for that. Only used when ``fit`` is given none.
+n_iter_no_change : int or float, default=10
+    Epochs without improvement before training stops; ``inf`` never stops early.
+stopping_tasks : list of str or int, or None, default=None
+    Tasks that early stopping watches; None watches all.
+stopping_rule : {{"mean", "worst"}}, default="mean"
+    Whether early stopping watches the mean over tasks of the validation loss relative to its
+    first value, or the worst task's.
+dtype : {{"auto", "float32", "float64"}}, default="auto"
+    Type of the computation; "auto" takes the type of X, float64 if X is of neither.
+device : str or torch.device, default="cpu"
+    Where to compute: "cpu", "cuda", "mps", or "auto" for the best there is.
+callbacks : list of skorch callbacks or None, default=None
+    Told of every epoch (and batch) of the training; copied before use. They see encoded
+    targets.
+'''
+
+CLASS_WEIGHT = '''class_weight : dict, list, "balanced" or None, default=None
+    Weights of classes: "balanced" for all tasks; for one-dimensional y a dict by class; for
+    several tasks a dict by task name or a list, of "balanced", dicts by class, or None.
+    "balanced" is taken over the labelled samples of each task.
+'''
+
+ATTRIBUTES = '''
+task_names_ : list of str
+    Names of the tasks: the columns of a frame Y, else ``task0``, ``task1``, ...
+task_types_ : list of str
+    "binary", "multiclass" or "regression", a task.
+n_tasks_ : int
+    Number of tasks.
+{classes}n_features_in_ : int
+    Number of features.
+feature_names_in_ : ndarray of shape (n_features_in_,)
+    Names of the features, where X has names that are all strings.
+n_iter_ : int
+    Epochs trained.
+loss_curve_ : list of float
+    Training loss of every epoch.
+task_loss_curves_ : ndarray of shape (n_iter_, n_tasks)
+    Training loss of every epoch and task.
+validation_scores_ : list of float or None
+    Mean over tasks of accuracy or R2 on the validation rows, every epoch; None without them.
+validation_task_loss_curves_ : ndarray of shape (n_iter_, n_tasks) or None
+    Validation loss of every epoch and task.
+best_loss_ : float
+    Lowest training loss; with early stopping, lowest relative validation loss (1 is that of
+    the first epoch).
+best_iter_ : int
+    Epoch, counted from 1, of ``best_loss_``; with early stopping its weights are kept.
+net_ : skorch.NeuralNet
+    The trained net: ``net_.module_`` is the torch module, ``net_.history`` has the losses and
+    weights of every task and epoch.
+'''
+
+CLASSES = '''classes_ : ndarray of shape (n_classes,) or list of such arrays
+    Classes; a list with one array a task for two-dimensional Y{extra}.
+'''
+
+LOSS = {
+    "classifier": '"log_loss" or "focal", an object such as ``Focal(gamma=1)``, or one a task\n'
+    "    as a list or a dict by task name. None is the log loss.",
+    "regressor": '"squared_error", "absolute_error", "huber", "poisson", "quantile", an object\n'
+    "    such as ``Huber(delta=2)``, or one a task as a list or a dict by task name. None is\n"
+    "    the squared error.",
+    "mixed": "A name or object for all tasks, or one a task as a list or a dict by task name:\n"
+    '    "log_loss", "focal"; "squared_error", "absolute_error", "huber", "poisson",\n'
+    '    "quantile". None is the log loss for classes and the squared error for amounts.',
+}
+
+ClassT = TypeVar("ClassT", bound=type)
+
+
+def document(kind: str) -> "callable[[ClassT], ClassT]":  # type: ignore[valid-type]
+    """Return a decorator that fills ``{parameters}`` and ``{attributes}`` in a docstring."""
+
+    def fill(cls: ClassT) -> ClassT:
+        parameters = (
+            PARAMETERS.replace("{loss}", LOSS[kind])
+            .replace("{class_weight}", "" if kind == "regressor" else CLASS_WEIGHT)
+            .replace("{{", "{")
+            .replace("}}", "}")
+        )
+        extra = ", None for a regression task" if kind == "mixed" else ""
+        classes = "" if kind == "regressor" else CLASSES.replace("{extra}", extra)
+        attributes = ATTRIBUTES.replace("{classes}", classes)
+        doc = cls.__doc__ or ""
+        for name, text in (("parameters", parameters), ("attributes", attributes)):
+            indented = re.sub(r"(?m)^(?=.)", "    ", text.strip("\n"))
+            doc = doc.replace(f"    {{{name}}}", indented)
+        cls.__doc__ = doc
+        return cls
+
+    return fill

@@ -1,0 +1,193 @@
+"""From the user's Y and weights to the matrices that training reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import _check_sample_weight
+
+from sk_mtl.targets import Targets
+from sk_mtl.tasks import Task, by_task
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Encoded labels.
+
+    Attributes
+    ----------
+    y : ndarray of shape (n_samples, n_tasks)
+        Class indices and standardised values; NaN where a label is missing or weighs nothing.
+    weight : ndarray of shape (n_samples, 1 or n_tasks) or None
+        Weights of samples times weights of classes.
+    """
+
+    y: NDArray[Any]
+    weight: NDArray[Any] | None
+
+    def useful_rows(self) -> NDArray[np.intp] | None:
+        """Return the rows with some label that counts, or None if all have one."""
+        useful = ~np.isnan(self.y).all(axis=1)
+        return None if useful.all() else np.flatnonzero(useful)
+
+    def mean_mass(self) -> float:
+        """Return the mean over tasks of the total weight of their labels."""
+        observed = ~np.isnan(self.y)
+        mass = observed if self.weight is None else observed * self.weight
+        return float(mass.sum(axis=0, dtype=np.float64).mean())
+
+
+def check_weights(
+    sample_weight: Any, X: NDArray[Any], names: Sequence[str], dtype: Any
+) -> NDArray[Any] | None:
+    """Return sample weights of shape (n, 1) or (n, n_tasks), checked."""
+    if sample_weight is None:
+        return None
+    if len(np.asarray(sample_weight).shape) != 2:
+        checked = _check_sample_weight(
+            sample_weight,
+            X,
+            dtype=dtype,
+            ensure_non_negative=True,
+            allow_all_zero_weights=False,
+        )
+        return np.asarray(checked)[:, None]
+    columns = getattr(sample_weight, "columns", None)
+    if columns is not None and set(columns) == set(names):
+        sample_weight = sample_weight[list(names)]
+    weights = np.asarray(sample_weight, dtype=dtype)
+    expected = (X.shape[0], len(names))
+    if weights.shape != expected:
+        raise ValueError(
+            f"Got sample_weight of shape {weights.shape}, expected ({expected[0]},) or {expected}: "
+            "one weight a row, or one a row and task."
+        )
+    if not np.isfinite(weights).all():
+        raise ValueError(
+            "Got NaN or infinity in sample_weight, expected finite weights. "
+            "Use 0 for a label that should not count."
+        )
+    if (weights < 0).any():
+        raise ValueError(
+            f"Negative values in data passed to `sample_weight`: got {weights.min()}, expected "
+            "weights >= 0."
+        )
+    unweighted = [n for n, w in zip(names, weights.T, strict=True) if not w.any()]
+    if unweighted:
+        raise ValueError(
+            f"Got sample weights that are all zero for tasks {unweighted}, expected a positive "
+            "one. Drop the tasks, or set their task_weights to 0."
+        )
+    return weights
+
+
+def encode_labels(
+    targets: Targets,
+    tasks: Sequence[Task],
+    sample_weight: NDArray[Any] | None,
+    class_weights: Sequence[Any],
+    dtype: Any,
+) -> Labels:
+    """Return Y and the weights as matrices of ``dtype``."""
+    y = np.empty((targets.n_samples, len(tasks)), dtype=dtype)
+    for t, (task, column) in enumerate(zip(tasks, targets.columns, strict=True)):
+        y[:, t] = task.encode(column, dtype)
+    weight = sample_weight
+    if any(w is not None for w in class_weights):
+        weight = np.ones((len(y), 1), dtype) if weight is None else weight
+        weight = np.repeat(weight, len(tasks), axis=1) if weight.shape[1] == 1 else weight.copy()
+        for t, (task, rule) in enumerate(zip(tasks, class_weights, strict=True)):
+            if rule is not None and task.classes is not None:
+                factors = class_factors(rule, task, y[:, t], weight[:, t])
+                observed = ~np.isnan(y[:, t])
+                weight[observed, t] *= factors[y[observed, t].astype(np.intp)]
+    if weight is not None and (weight == 0).any():
+        # What weighs nothing is as good as absent, down to the last bit.
+        y[np.broadcast_to(weight == 0, y.shape)] = np.nan
+    return Labels(y, None if weight is None else weight.astype(dtype, copy=False))
+
+
+def class_factors(
+    rule: Any, task: Task, codes: NDArray[Any], weight: NDArray[Any]
+) -> NDArray[Any]:
+    """Return the weight of every class of a task."""
+    assert task.classes is not None
+    if isinstance(rule, Mapping):
+        classes = task.classes.tolist()
+        unknown = [c for c in rule if c not in classes]
+        if unknown:
+            raise ValueError(
+                f"Got class_weight for classes {unknown} of task {task.name!r}, expected some of "
+                f"{classes}: the classes, {unknown}, are not in class_weight's task."
+            )
+        return np.array([rule.get(c, 1.0) for c in classes], dtype=codes.dtype)
+    observed = ~np.isnan(codes)
+    counts = np.bincount(
+        codes[observed].astype(np.intp), weights=weight[observed], minlength=task.n_classes
+    )
+    # sklearn's "balanced": n / (n_classes * count), over what is labelled in this task
+    n_present = max(int((counts > 0).sum()), 1)
+    with np.errstate(divide="ignore"):
+        factors = counts.sum() / (n_present * counts)
+    return np.where(counts > 0, factors, 0.0).astype(codes.dtype)
+
+
+def resolve_class_weight(class_weight: Any, tasks: Sequence[Task], *, one_d: bool) -> list[Any]:
+    """Return one rule a task: None, "balanced" or a dict by class."""
+    names = [task.name for task in tasks]
+    if class_weight is None or isinstance(class_weight, str):
+        rules: list[Any] = [class_weight if t.is_classification else None for t in tasks]
+    elif one_d and isinstance(class_weight, Mapping) and not set(class_weight) <= set(names):
+        rules = [class_weight]
+    else:
+        rules = by_task(class_weight, names, "class_weight")
+    for rule, task in zip(rules, tasks, strict=True):
+        if rule is not None and rule != "balanced" and not isinstance(rule, Mapping):
+            raise ValueError(
+                f"Got class_weight={rule!r} for task {task.name!r}, expected None, 'balanced' or "
+                "a dict from classes to weights. With several tasks pass a dict by task name."
+            )
+        if rule is not None and not task.is_classification:
+            raise ValueError(
+                f"Got a class_weight for task {task.name!r}, which is a regression task, expected "
+                "class weights for classification tasks only. Remove it."
+            )
+    return rules
+
+
+def resolve_task_weights(task_weights: Any, names: Sequence[str]) -> NDArray[np.float64]:
+    """Return one non-negative weight a task."""
+    if task_weights is None:
+        return np.ones(len(names))
+    given = task_weights
+    if isinstance(given, Mapping):
+        given = by_task(given, names, "task_weights", default=1.0)
+    try:
+        weights = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"Got task_weights={task_weights!r}, expected numbers: one a task, or a dict by task "
+            "name."
+        ) from None
+    if weights.shape == (1, len(names)):  # a draw of scipy.stats.dirichlet
+        weights = weights.ravel()
+    if weights.ndim != 1:
+        raise ValueError(
+            f"Got task_weights of shape {weights.shape}, expected ({len(names)},): one a task."
+        )
+    by_task(weights, names, "task_weights")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(
+            f"Got task_weights={task_weights!r}, expected finite numbers >= 0. "
+            "Use 0 to leave a task untrained."
+        )
+    if not weights.any():
+        raise ValueError(
+            f"Got task_weights={task_weights!r}, all of them zero, expected at least one positive "
+            "weight. Only their ratios matter."
+        )
+    return weights

@@ -1,0 +1,409 @@
+"""One training of an estimator: its data on the device, its net, and what is kept of it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+
+from sk_mtl._support import resolve_recipe
+from sk_mtl.batches import TaskData
+from sk_mtl.callbacks import EpochReport, SklearnEpochs, TaskStopping
+from sk_mtl.columns import DTYPES, to_tensor
+from sk_mtl.estimators._labels import (
+    Labels,
+    encode_labels,
+    resolve_class_weight,
+    resolve_task_weights,
+)
+from sk_mtl.network import MultiTaskNetwork, build_network, group_tasks
+from sk_mtl.objective import Objective
+from sk_mtl.targets import Targets
+from sk_mtl.training import MultiTaskNet, relative_shares
+from sk_mtl.trunks import TRUNKS, Trunk
+from sk_mtl.weighting import WEIGHTINGS, Weighting
+
+OWN_CALLBACKS = ("epoch_report", "sklearn_epochs", "task_stopping")
+AUTO_EARLY_STOPPING_ROWS = 10_000  # as in scikit-learn's HistGradientBoosting
+
+
+class Session:
+    """Train an estimator whose tasks are known.
+
+    Parameters
+    ----------
+    estimator : BaseMultiTask
+        Gives the parameters and tasks, and takes the fitted attributes.
+    X : ndarray of shape (n_samples, n_features)
+        Validated features.
+    targets : Targets
+        Labels, in the order of the tasks.
+    weight : ndarray of shape (n_samples, 1 or n_tasks) or None
+        Checked sample weights.
+    """
+
+    def __init__(
+        self, estimator: Any, X: NDArray[Any], targets: Targets, weight: NDArray[Any] | None
+    ) -> None:
+        self.est = estimator
+        self.X, self.targets = X, targets
+        self.device = estimator._resolved_device()
+        self.dtype = _compute_dtype(estimator.dtype, X, self.device)
+        if hasattr(estimator, "net_") and estimator.warm_start:
+            self.dtype = DTYPES[str(estimator._torch_dtype).removeprefix("torch.")]
+        self.class_weights = resolve_class_weight(
+            getattr(estimator, "class_weight", None), estimator._tasks, one_d=estimator._one_d
+        )
+        self.labels = self._encode(targets, weight)
+        self.valid: TaskData | None = None
+
+    def _encode(self, targets: Targets, weight: NDArray[Any] | None) -> Labels:
+        aligned = self.est._aligned(targets)
+        labels = encode_labels(aligned, self.est._tasks, weight, self.class_weights, self.dtype)
+        return labels
+
+    def add_validation(
+        self, X: NDArray[Any], targets: Targets, weight: NDArray[Any] | None
+    ) -> None:
+        """Use these rows for validation."""
+        labels = self._encode(targets, weight)
+        if np.isnan(labels.y).all():
+            raise ValueError(
+                "Got y_val without any label, expected at least one to validate on."
+            )
+        self.valid = self._data(X, labels, None)
+
+    def _data(
+        self, X: NDArray[Any], labels: Labels, rows: NDArray[np.intp] | None
+    ) -> TaskData:
+        """Return encoded rows as tensors on the device."""
+        y = self._without_constant_tasks(labels.y)
+        return TaskData(
+            to_tensor(X.astype(self.dtype, copy=False)),
+            torch.from_numpy(y),
+            None if labels.weight is None else to_tensor(labels.weight),
+            None if rows is None else torch.from_numpy(rows),
+        ).to(self.device)
+
+    def _without_constant_tasks(self, y: NDArray[Any]) -> NDArray[Any]:
+        """Hide the labels of tasks with a single class: there is nothing to learn from them."""
+        constant = [t for t, task in enumerate(self.est._tasks) if task.n_classes == 1]
+        if constant:
+            y = y.copy()
+            y[:, constant] = np.nan
+        return y
+
+    # The run ------------------------------------------------------------------------------
+
+    def train(self, *, continued: bool, epochs: int | None = None) -> None:
+        """Train, and set the estimator's fitted attributes."""
+        est = self.est
+        rows = self.labels.useful_rows()
+        if rows is not None and not len(rows):
+            raise ValueError(
+                "Got no label with a positive weight: sample_weight is zero for all labelled rows, "
+                "expected at least one."
+            )
+        n_rows = len(self.X) if rows is None else len(rows)
+        train_rows, stop_early = rows, self._stops_early(n_rows, incremental=epochs is not None)
+        if stop_early and self.valid is None:
+            train_rows, valid_rows = self._split(rows)
+            self.valid = self._data(self.X, self.labels, valid_rows)
+        train = self._data(self.X, self.labels, train_rows)
+        network, trunk = self._network(continued=continued)
+        stopping = self._stopping(stop_early)
+        net = self._net(network, trunk, self._callbacks(stopping), train)
+        net.initialize()
+        if continued:
+            net.history.extend(est.net_.history)
+            if epochs is not None:  # partial_fit keeps the optimiser's memory
+                net.optimizer_.load_state_dict(est.net_.optimizer_.state_dict())
+        est.net_ = net
+        self._open_sklearn_callbacks()
+        net.partial_fit(train, None, valid=self.valid, epochs=epochs or est.max_iter)
+        self._finish(net, stopping, limit=None if epochs else est.max_iter)
+
+    def _stops_early(self, n_rows: int, *, incremental: bool) -> bool:
+        if incremental:
+            return False
+        if self.est.early_stopping == "auto":
+            return self.valid is not None or n_rows > AUTO_EARLY_STOPPING_ROWS
+        return bool(self.est.early_stopping)
+
+    def _split(
+        self, rows: NDArray[np.intp] | None
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Set validation rows aside; a task keeps at least one label for training."""
+        rows = np.arange(len(self.X)) if rows is None else rows
+        n_valid = int(round(self.est.validation_fraction * len(rows)))
+        if not 0 < n_valid < len(rows):
+            raise ValueError(
+                f"Got validation_fraction={self.est.validation_fraction} of {len(rows)} rows, "
+                f"which leaves {n_valid} for validation and {len(rows) - n_valid} for training, "
+                "expected at least one each. Set early_stopping=False, or pass X_val and y_val."
+            )
+        order = np.random.default_rng(self.est._seeds[3]).permutation(rows)
+        valid, train = order[:n_valid], order[n_valid:]
+        observed = ~np.isnan(self.labels.y)
+        for t in np.flatnonzero(~observed[train].any(axis=0)):
+            needed = valid[observed[valid, t]][:1]
+            train = np.concatenate([train, needed])
+            valid = np.setdiff1d(valid, needed)
+        return np.sort(train), np.sort(valid)
+
+    # The net ------------------------------------------------------------------------------
+
+    def _architecture(self) -> str:
+        """Return what cannot change when training goes on."""
+        est = self.est
+        parts = (est.trunk, est.hidden_layer_sizes, est.head_hidden_layer_sizes)
+        return repr((*parts, est.activation, est.dropout, [repr(x) for x in est._task_losses]))
+
+    def _network(self, *, continued: bool) -> tuple[MultiTaskNetwork, Trunk]:
+        """Return the network trained so far, or a new one."""
+        est = self.est
+        trunk: Trunk = resolve_recipe(est.trunk, TRUNKS, Trunk, "trunk")  # type: ignore[type-abstract]
+        if continued:
+            if est._fitted_architecture != self._architecture():
+                raise ValueError(
+                    f"Got a new architecture {self._architecture()} to continue "
+                    f"{est._fitted_architecture} with warm_start or partial_fit, expected the "
+                    "same. Set warm_start=False, or clone the estimator."
+                )
+            return est.net_.module_, trunk
+        network = build_network(
+            trunk,
+            group_tasks(est._tasks, est._task_losses),
+            n_inputs=self.X.shape[1],
+            n_tasks=est.n_tasks_,
+            hidden_layer_sizes=_sizes(est.hidden_layer_sizes, "hidden_layer_sizes"),
+            head_hidden_layer_sizes=_sizes(
+                est.head_hidden_layer_sizes, "head_hidden_layer_sizes"
+            ),
+            activation=est.activation,
+            dropout=est.dropout,
+            seeds=[tuple(est._seeds[:3])],
+            dtype=torch.from_numpy(np.zeros(0, self.dtype)).dtype,
+        )
+        est._fitted_architecture = self._architecture()
+        return network, trunk
+
+    def _net(
+        self, network: MultiTaskNetwork, trunk: Trunk, callbacks: list[Any], train: TaskData
+    ) -> MultiTaskNet:
+        """Return the skorch net, not yet initialised."""
+        est = self.est
+        weighting: Weighting = resolve_recipe(
+            est.weighting, WEIGHTINGS, Weighting, "weighting"  # type: ignore[type-abstract]
+        )
+        if est.task_weights is not None and not weighting.uses_task_weights:
+            raise ValueError(
+                f"Got task_weights={est.task_weights!r} with weighting={est.weighting!r}, which "
+                "has no use for them, expected None. Use weighting='static'."
+            )
+        weights = torch.from_numpy(
+            resolve_task_weights(est.task_weights, est.task_names_).astype(self.dtype)
+        )
+        objective = Objective(
+            network.groups,
+            est.n_tasks_,
+            weighting.build(weights),
+            weights,
+            private=trunk.private,
+        )
+        batch_size = self._batch_size(len(train))
+        return MultiTaskNet(
+            network,
+            objective,
+            task_names=est.task_names_,
+            decay=self._decay(train, batch_size),
+            decay_shares=relative_shares(weights, private=trunk.private),
+            shuffle=est._shuffle if est.shuffle else None,
+            device=self.device,
+            lr=est.learning_rate_init,
+            batch_size=batch_size,
+            callbacks=callbacks,
+            verbose=0,
+            train_split=None,
+            **_optimizer(est, self.device),
+        )
+
+    def _batch_size(self, n_rows: int) -> int:
+        batch_size: int | str = self.est.batch_size
+        if isinstance(batch_size, str):
+            return min(200, n_rows)
+        if batch_size > n_rows:
+            warnings.warn(
+                f"Got batch_size={batch_size}, expected at most the number of training rows, "
+                f"{n_rows}. It is going to be clipped. Use batch_size='auto' to silence this.",
+                UserWarning,
+                stacklevel=7,
+            )
+        return min(batch_size, n_rows)
+
+    def _decay(self, train: TaskData, batch_size: int) -> float:
+        """Return the L2 penalty a batch: as in scikit-learn's MLP, over the batch's weight."""
+        labels = self.labels
+        if train.rows is not None:
+            rows = train.rows.cpu().numpy()
+            weight = None if labels.weight is None else labels.weight[rows]
+            labels = Labels(labels.y[rows], weight)
+        mass = labels.mean_mass() / len(train) * batch_size
+        return float(self.est.alpha) / mass
+
+    def _stopping(self, stop_early: bool) -> TaskStopping:
+        est = self.est
+        names = list(est.task_names_)
+        if est.stopping_tasks is not None:
+            names = [_task_name(task, est.task_names_) for task in est.stopping_tasks]
+        if stop_early:
+            assert self.valid is not None
+            labelled = (~self.valid.y.isnan()).any(0).cpu().numpy()
+            seen = [n for n, has in zip(est.task_names_, labelled, strict=True) if has]
+            names = [n for n in names if n in seen] or seen or list(est.task_names_)
+        return TaskStopping(
+            names,
+            validation=stop_early,
+            rule=est.stopping_rule,
+            tol=est.tol,
+            patience=est.n_iter_no_change,
+        )
+
+    # Callbacks ----------------------------------------------------------------------------
+
+    def _callbacks(self, stopping: TaskStopping) -> list[Any]:
+        """Return copies of the user's callbacks, and ours, which run after them."""
+        est = self.est
+        self.user_callbacks = copy.deepcopy(list(est.callbacks or []))
+        own: list[Any] = list(self.user_callbacks)
+        if est.verbose:
+            own.append(("epoch_report", EpochReport(est.task_names_)))
+        if getattr(est, "_skl_callbacks", None):
+            own.append(("sklearn_epochs", SklearnEpochs(self._begin_epoch, self._end_epoch)))
+        own.append(("task_stopping", stopping))
+        return own
+
+    def _open_sklearn_callbacks(self) -> None:
+        """Tell scikit-learn's callbacks, where it has them, that the fit begins."""
+        self._context: Any = None
+        if hasattr(self.est, "_init_callback_context"):
+            self._context = self.est._init_callback_context(max_subtasks=self.est.max_iter)
+            self._context.call_on_fit_task_begin(estimator=self.est, X=self.X)
+
+    def _begin_epoch(self) -> Any:
+        context = self._context.subcontext(task_name="epoch")
+        context.call_on_fit_task_begin(estimator=self.est, X=self.X, y=self._labels_as_given)
+        return context
+
+    def _end_epoch(self, context: Any) -> bool:
+        return bool(
+            context.call_on_fit_task_end(
+                estimator=self.est,
+                X=self.X,
+                y=self._labels_as_given,
+                reconstruction_attributes=self._fitted_so_far,
+            )
+        )
+
+    def _labels_as_given(self) -> NDArray[Any]:
+        columns = [column.values for column in self.targets.columns]
+        return columns[0] if self.est._one_d else np.column_stack(columns)
+
+    def _fitted_so_far(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self.est).items() if k not in self.est.get_params(deep=False)}
+
+    # Afterwards ---------------------------------------------------------------------------
+
+    def _finish(self, net: MultiTaskNet, stopping: TaskStopping, limit: int | None) -> None:
+        """Set the fitted attributes; warn where training ended early or too early."""
+        est = self.est
+        if len(net.history) and "train_loss" not in net.history[-1]:
+            del net.history[-1]  # an epoch that was interrupted
+        net.forget_training_data()
+        net.callbacks = self.user_callbacks
+        net.callbacks_ = [(name, c) for name, c in net.callbacks_ if name not in OWN_CALLBACKS]
+        history = list(net.history)
+        est.n_iter_ = len(history)
+        est.loss_curve_ = [epoch["train_loss"] for epoch in history]
+        est.task_loss_curves_ = self._curves(history, "train_loss")
+        validated = bool(history) and all("valid_loss" in epoch for epoch in history)
+        est.validation_scores_ = [e["valid_score"] for e in history] if validated else None
+        est.validation_task_loss_curves_ = (
+            self._curves(history, "valid_loss") if validated else None
+        )
+        est.best_loss_, est.best_iter_ = stopping.best_loss_, stopping.best_epoch_
+        width = net.module_.trunk.n_outputs
+        shared = est.n_tasks_ if self._features_per_task(net) else 1
+        est._n_features_transformed = width * shared
+        if self._context is not None:
+            self._context.call_on_fit_task_end(
+                estimator=est, X=self.X, reconstruction_attributes=self._fitted_so_far
+            )
+        if net.interrupted_:
+            warnings.warn(
+                f"Training interrupted by user after {est.n_iter_} epochs; the estimator keeps "
+                "the best weights so far.",
+                UserWarning,
+                stacklevel=6,
+            )
+        elif limit is not None and not net.stopped_by_callback_:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({limit}) reached and the optimization "
+                "hasn't converged yet. Raise max_iter, learning_rate_init or tol.",
+                ConvergenceWarning,
+                stacklevel=6,
+            )
+
+    def _curves(self, history: list[Any], prefix: str) -> NDArray[np.float64]:
+        names = self.est.task_names_
+        return np.array([[e[f"{prefix}_{n}"] for n in names] for e in history]).reshape(
+            -1, len(names)
+        )
+
+    def _features_per_task(self, net: MultiTaskNet) -> bool:
+        probe = to_tensor(self.X[:1].astype(self.dtype))
+        return bool(net.features(probe).shape[0] != 1)
+
+
+def _compute_dtype(dtype: str, X: NDArray[Any], device: torch.device) -> Any:
+    """Return the numpy type to compute in."""
+    if device.type == "mps":  # Apple's GPUs have no float64
+        return np.float32
+    return X.dtype.type if dtype == "auto" else DTYPES[dtype]
+
+
+def _sizes(value: Any, what: str) -> tuple[int, ...]:
+    """Return layer sizes as a tuple of positive ints."""
+    sizes = np.atleast_1d(np.asarray(value)) if np.size(value) else np.zeros(0, dtype=int)
+    if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or (sizes < 1).any():
+        raise ValueError(f"Got {what}={value!r}, expected positive ints, one a layer.")
+    return tuple(int(s) for s in sizes)
+
+
+def _task_name(task: Any, names: list[str]) -> str:
+    """Return a task's name from its name or index."""
+    if task in names:
+        return str(task)
+    if isinstance(task, (int, np.integer)) and -len(names) <= task < len(names):
+        return names[task]
+    raise ValueError(
+        f"Got the task {task!r} in stopping_tasks, expected names or indices of {names}."
+    )
+
+
+def _optimizer(est: Any, device: torch.device) -> dict[str, Any]:
+    """Return skorch's arguments for the optimiser."""
+    fused = device.type in ("cpu", "cuda")  # one kernel for all parameters
+    if est.solver == "adam":
+        return {"optimizer": torch.optim.Adam, "optimizer__fused": fused}
+    return {
+        "optimizer": torch.optim.SGD,
+        "optimizer__momentum": est.momentum,
+        "optimizer__nesterov": est.nesterovs_momentum and est.momentum > 0,
+        "optimizer__fused": fused,
+    }

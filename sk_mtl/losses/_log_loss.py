@@ -1,0 +1,37 @@
+"""Cross-entropy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sk_mtl.losses._base import Loss
+
+
+class LogLoss(Loss):
+    """Negative log-likelihood of the class: logistic for two classes, softmax for more.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_mtl.losses import LogLoss
+    >>> LogLoss().elementwise(torch.zeros(1, 1), torch.ones(1))  # log 2
+    tensor([0.6931])
+    """
+
+    kinds = frozenset({"binary", "multiclass"})
+
+    def elementwise(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Return -log p(target)."""
+        if raw.shape[-1] == 1:
+            logit = raw.squeeze(-1)
+            return F.softplus(logit) - target * logit
+        picked = raw.gather(-1, target.long().unsqueeze(-1)).squeeze(-1)
+        return raw.logsumexp(-1) - picked
+
+    def to_prediction(self, raw: Tensor) -> Tensor:
+        """Return class probabilities."""
+        if raw.shape[-1] == 1:
+            return torch.cat([torch.sigmoid(-raw), torch.sigmoid(raw)], dim=-1)
+        return raw.softmax(-1)

@@ -1,0 +1,337 @@
+"""Every task's score on its labelled rows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import _num_samples, check_is_fitted
+
+from sk_mtl.metrics._rules import (
+    KINDS,
+    Metric,
+    Undefined,
+    check_keys,
+    check_undefined,
+    choose_metric,
+    scorer_of_task,
+    why_undefined,
+)
+from sk_mtl.targets import Targets, read_targets
+from sk_mtl.tasks import align, as_labels
+from sk_mtl.views import TaskView, final_estimator, task_classes, task_index, task_names
+
+
+def task_scores(
+    estimator: Any,
+    X: Any,
+    Y: Any,
+    metric: Metric | Mapping[str, Metric] | None = None,
+    sample_weight: ArrayLike | None = None,
+    *,
+    undefined: Undefined = "nan",
+) -> dict[str, float]:
+    """Score every task on its labelled rows.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted multi-task estimator, or a fitted pipeline or search that ends in one.
+        scikit-learn's own multi-output estimators work too.
+    X : array-like or frame of shape (n_samples, n_features)
+        Rows.
+    Y : array-like or frame of shape (n_samples,) or (n_samples, n_tasks)
+        Labels; NaN, None and NA are missing and skipped. The columns of a frame are matched to
+        the tasks by name.
+    metric : str, callable or dict, default=None
+        One of scikit-learn's scorer names, a scorer made with ``make_scorer``, or a function
+        ``metric(y_true, y_pred)``. A dict gives metrics by task name, by kind of task
+        (``{"classification": "roc_auc", "regression": "r2"}``) or both; a task's own entry comes
+        first. Default, also of tasks that a dict leaves out: accuracy for classification, R² for
+        regression.
+    sample_weight : array-like of shape (n_samples,) or (n_samples, n_tasks), default=None
+        Weights of rows or cells; metrics that know no weights go without.
+    undefined : {"nan", "raise"} or float, default="nan"
+        The score of a task whose labels do not define the metric, such as the area under the
+        ROC curve of one class; ``"raise"`` raises ``ValueError`` instead.
+
+    Returns
+    -------
+    dict of str to float
+        Scores by task name, higher is better.
+
+    Raises
+    ------
+    ValueError
+        If the metric does not fit a task, columns do not match, weights are not valid, or a
+        score is undefined under ``undefined="raise"``.
+
+    See Also
+    --------
+    mean_score : Their mean.
+    make_multi_task_scorer : The same for ``scoring=``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.ensemble import RandomForestClassifier
+    >>> from sk_mtl.metrics import task_scores
+    >>> X = np.arange(8.0).reshape(-1, 1)
+    >>> Y = np.column_stack([X[:, 0] > 3, X[:, 0] > 5]).astype(float)
+    >>> forest = RandomForestClassifier(n_estimators=20, random_state=0).fit(X, Y)
+    >>> Y[:4, 1] = np.nan
+    >>> task_scores(forest, X, Y)
+    {'task0': 1.0, 'task1': 1.0}
+    >>> task_scores(forest, X, Y, metric="roc_auc")
+    {'task0': 1.0, 'task1': 1.0}
+    """
+    return score_tasks(
+        estimator, X, Y, metric=metric, sample_weight=sample_weight, undefined=undefined
+    )
+
+
+def mean_score(
+    estimator: Any,
+    X: Any,
+    Y: Any,
+    metric: Metric | Mapping[str, Metric] | None = None,
+    sample_weight: ArrayLike | None = None,
+    *,
+    undefined: Undefined = "nan",
+) -> float:
+    """Return the mean over tasks of :func:`task_scores`.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted multi-task estimator, or a fitted pipeline or search that ends in one.
+    X : array-like or frame of shape (n_samples, n_features)
+        Rows.
+    Y : array-like or frame of shape (n_samples,) or (n_samples, n_tasks)
+        Labels; missing ones are skipped.
+    metric : str, callable or dict, default=None
+        As for :func:`task_scores`.
+    sample_weight : array-like of shape (n_samples,) or (n_samples, n_tasks), default=None
+        Weights of rows or cells.
+    undefined : {"nan", "raise"} or float, default="nan"
+        As for :func:`task_scores`; under ``"nan"`` the task does not count.
+
+    Returns
+    -------
+    float
+        The mean; NaN if no task's score is defined.
+
+    See Also
+    --------
+    task_scores : Every task's score.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.ensemble import RandomForestRegressor
+    >>> from sk_mtl.metrics import mean_score
+    >>> X = np.arange(8.0).reshape(-1, 1)
+    >>> Y = np.hstack([X, -X])
+    >>> forest = RandomForestRegressor(n_estimators=20, random_state=0).fit(X, Y)
+    >>> mean_score(forest, X, Y) > 0.9
+    True
+    """
+    scores = task_scores(estimator, X, Y, metric, sample_weight, undefined=undefined)
+    return mean_defined(scores.values())
+
+
+def mean_defined(scores: Iterable[float]) -> float:
+    """Return the mean of the scores that are defined, NaN if none is."""
+    defined = [score for score in scores if not np.isnan(score)]
+    return float(np.mean(defined)) if defined else float("nan")
+
+
+def score_tasks(
+    estimator: Any,
+    X: Any,
+    Y: Any,
+    *,
+    metric: Metric | Mapping[str, Metric] | None,
+    sample_weight: ArrayLike | None,
+    undefined: Undefined,
+    tasks: Sequence[str | int] | None = None,
+) -> dict[str, float]:
+    """Return the scores by name, of all tasks or of those given by name or position."""
+    check_is_fitted(estimator)
+    check_undefined(undefined)
+    targets = read_targets(Y)
+    if targets.n_samples != _num_samples(X):
+        raise ValueError(
+            f"Got X with {_num_samples(X)} rows and Y with {targets.n_samples}, expected as many."
+        )
+    names = _names(estimator, targets)
+    if isinstance(metric, Mapping):
+        check_keys(metric, names)
+    chosen = range(len(names)) if tasks is None else [task_index(names, t) for t in tasks]
+    targets = _align(targets, names)
+    weights = _read_weights(sample_weight, targets.n_samples, names)
+    samples = _read_samples(names, chosen, task_classes(estimator), targets, weights)
+    rows = np.flatnonzero(np.any([sample.labelled for sample in samples], axis=0))
+    remembered = _Remembered(estimator, X, rows)
+    return {
+        sample.task: _score(TaskView(remembered, sample.index), sample, metric, undefined)
+        for sample in samples
+    }
+
+
+def _names(estimator: Any, targets: Targets) -> list[str]:
+    """Return the tasks' names; a frame's columns name those of a baseline that keeps none."""
+    names = task_names(estimator)
+    keeps_names = hasattr(final_estimator(estimator), "task_names_")
+    if keeps_names or targets.names is None or len(targets.names) != len(names):
+        return names
+    return targets.names
+
+
+def _align(targets: Targets, names: list[str]) -> Targets:
+    """Match columns by name, unless the estimator was fitted on columns without names."""
+    generic = names == [f"task{t}" for t in range(len(names))]
+    same = targets.names is not None and set(targets.names) == set(names)
+    return align(targets, names, had_names=same or not generic)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What a metric sees of one task; rows without label or of zero weight are left out."""
+
+    task: str
+    index: int
+    classes: NDArray[Any] | None
+    labelled: NDArray[np.bool_]  # (n_samples,)
+    labels: NDArray[Any]  # (n_labelled,)
+    weights: NDArray[np.float64] | None  # (n_labelled,)
+
+
+class _Remembered:
+    """An estimator that predicts a table once; its ``X`` are then positions of rows in it.
+
+    A network predicts all tasks in one pass, so one task's metric leaves the next its work.
+    """
+
+    def __init__(self, estimator: Any, X: Any, rows: NDArray[np.intp]) -> None:
+        self._estimator = estimator
+        self._X = X
+        self._rows = rows
+        self._tables: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._estimator, name)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def predict(self, rows: NDArray[np.intp]) -> Any:
+        return self._recall("predict", rows)
+
+    def predict_proba(self, rows: NDArray[np.intp]) -> Any:
+        return self._recall("predict_proba", rows)
+
+    def predict_log_proba(self, rows: NDArray[np.intp]) -> Any:
+        return self._recall("predict_log_proba", rows)
+
+    def _recall(self, method: str, rows: NDArray[np.intp]) -> Any:
+        if method not in self._tables:
+            everything = len(self._rows) == _num_samples(self._X)
+            X = self._X if everything else _safe_indexing(self._X, self._rows)
+            self._tables[method] = getattr(self._estimator, method)(X)
+        table = self._tables[method]
+        places = np.searchsorted(self._rows, rows)
+        if isinstance(table, (list, tuple)):
+            return [None if part is None else part[places] for part in table]
+        return np.asarray(table)[places]
+
+
+def _read_samples(
+    names: list[str],
+    chosen: Sequence[int],
+    classes: list[NDArray[Any] | None],
+    targets: Targets,
+    weights: NDArray[np.float64] | None,
+) -> list[_Sample]:
+    """Return what the metrics of the chosen tasks see."""
+    samples = []
+    for t in chosen:
+        column = targets.columns[t]
+        labelled = ~column.missing if weights is None else ~column.missing & (weights[:, t] > 0)
+        labels = column.values[labelled]
+        if classes[t] is not None:
+            labels = as_labels(labels)
+        elif not column.is_numeric and len(labels):
+            raise ValueError(
+                f"Got labels of dtype {labels.dtype} for the regression task {names[t]!r}, "
+                "expected numbers."
+            )
+        weight = None if weights is None else weights[labelled, t]
+        samples.append(_Sample(names[t], t, classes[t], labelled, labels, weight))
+    return samples
+
+
+def _read_weights(
+    sample_weight: Any, n_samples: int, names: list[str]
+) -> NDArray[np.float64] | None:
+    """Return weights of cells, shape (n_samples, n_tasks), or None."""
+    if sample_weight is None:
+        return None
+    if hasattr(sample_weight, "columns"):  # a frame: its columns are tasks
+        table = _align(read_targets(sample_weight), names)
+        sample_weight = np.column_stack([column.values for column in table.columns])
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    if weights.ndim == 1:
+        weights = weights[:, None]
+    if weights.shape not in ((n_samples, 1), (n_samples, len(names))):
+        raise ValueError(
+            f"Got sample_weight of shape {np.shape(sample_weight)}, expected ({n_samples},) or "
+            f"({n_samples}, {len(names)})."
+        )
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(
+            "Got NaN, infinite or negative values in sample_weight, expected weights >= 0. "
+            "Give a missing label weight 1: it is skipped anyway."
+        )
+    if not weights.any():
+        raise ValueError("Got sample_weight of zero everywhere, expected a positive weight.")
+    return np.broadcast_to(weights, (n_samples, len(names)))
+
+
+def _score(
+    view: TaskView,
+    sample: _Sample,
+    metric: Metric | Mapping[str, Metric] | None,
+    undefined: Undefined,
+) -> float:
+    """Return one task's score."""
+    kind = KINDS[sample.classes is None]
+    scorer = scorer_of_task(
+        choose_metric(metric, sample.task, kind), sample.task, kind, sample.classes
+    )
+    reason = why_undefined(scorer, sample.labels, sample.classes)
+    if reason is None:
+        weighted = sample.weights is not None and scorer._accept_sample_weight()
+        weights = {"sample_weight": sample.weights} if weighted else {}
+        with warnings.catch_warnings():
+            if undefined != "raise":  # what the labels leave undefined is known by now
+                warnings.simplefilter("ignore", UndefinedMetricWarning)
+                warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
+                warnings.filterwarnings("ignore", message="A single label was found")
+            score = scorer(view, np.flatnonzero(sample.labelled), sample.labels, **weights)
+        if not np.isnan(score):
+            return float(score)
+        reason = "labels for which the metric returned NaN"
+    if undefined == "raise":
+        raise ValueError(
+            f"Got {reason} for task {sample.task!r}, for which {scorer!r} is undefined, expected "
+            "labels that define it. Use folds that spread every class "
+            "(sk_mtl.model_selection.MultiTaskStratifiedKFold), or undefined='nan' or a number."
+        )
+    return float("nan") if undefined == "nan" else float(undefined)

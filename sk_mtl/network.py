@@ -1,0 +1,183 @@
+"""The whole network: a trunk, and the heads of all tasks as few stacked layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sk_mtl.layers import Draws, StackedLinear, StackedMLP
+from sk_mtl.losses import Loss
+from sk_mtl.tasks import Task
+from sk_mtl.trunks import Trunk, TrunkSpec
+
+
+@dataclass(frozen=True)
+class HeadGroup:
+    """Tasks whose heads and losses have the same form, so that one tensor holds them all.
+
+    Attributes
+    ----------
+    tasks : tuple of int
+        Their indices, in ascending order.
+    loss : Loss
+        Their loss.
+    n_outputs : int
+        Raw outputs of each.
+    """
+
+    tasks: tuple[int, ...]
+    loss: Loss
+    n_outputs: int
+
+
+def group_tasks(tasks: Sequence[Task], losses: Sequence[Loss]) -> list[HeadGroup]:
+    """Put tasks with equal losses (and loss parameters) and equal widths together.
+
+    Tasks of different widths get heads of their own width: nothing is padded.
+    """
+    groups: dict[tuple[str, int], list[int]] = {}
+    for t, (task, loss) in enumerate(zip(tasks, losses, strict=True)):
+        form = f"{type(loss).__module__}.{type(loss).__qualname__}{loss.get_params()!r}"
+        groups.setdefault((form, loss.n_outputs(task.n_classes)), []).append(t)
+    return [
+        HeadGroup(tuple(members), losses[members[0]], width)
+        for (_, width), members in groups.items()
+    ]
+
+
+class Heads(nn.Module):
+    """The heads of one group: optional hidden layers, then a linear output, a task.
+
+    Notes
+    -----
+    Shape: ``(*stack, task or 1, batch, n_inputs)`` -> ``(*stack, task, batch, n_outputs)``.
+    """
+
+    def __init__(self, tower: StackedMLP, output: StackedLinear) -> None:
+        super().__init__()
+        self.tower = tower
+        self.output = output
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the raw outputs of the group's tasks."""
+        raw: Tensor = self.output(self.tower(features))
+        return raw
+
+
+class MultiTaskNetwork(nn.Module):
+    """Trunk and heads.
+
+    Parameters
+    ----------
+    trunk : nn.Module
+        Built by a :class:`Trunk`.
+    heads : list of Heads
+        One a group.
+    groups : list of HeadGroup
+        Which tasks each of them serves.
+    n_tasks : int
+        Number of tasks.
+    """
+
+    def __init__(
+        self, trunk: nn.Module, heads: Sequence[Heads], groups: Sequence[HeadGroup], n_tasks: int
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.heads = nn.ModuleList(heads)
+        self.groups = list(groups)
+        self.n_tasks = n_tasks
+
+    def forward(self, X: Tensor) -> tuple[Tensor, ...]:
+        """Return raw outputs ``(*stack, tasks of the group, batch, n_outputs)``, one a group."""
+        return self.heads_of(self.trunk(X))
+
+    def heads_of(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Return the raw outputs for features ``(*stack, task or 1, batch, d)``."""
+        return tuple(
+            head(self._select(features, group))
+            for head, group in zip(self.heads, self.groups, strict=True)
+        )
+
+    def _select(self, features: Tensor, group: HeadGroup) -> Tensor:
+        """Return the features of a group's tasks; shared features serve every group."""
+        if features.shape[-3] == 1 or len(group.tasks) == self.n_tasks:
+            return features
+        index = torch.tensor(group.tasks, device=features.device)
+        return features.index_select(-3, index)
+
+
+def build_network(
+    trunk: Trunk,
+    groups: Sequence[HeadGroup],
+    *,
+    n_inputs: int,
+    n_tasks: int,
+    hidden_layer_sizes: Sequence[int],
+    head_hidden_layer_sizes: Sequence[int],
+    activation: str,
+    dropout: float,
+    seeds: Sequence[tuple[int, int, int]],
+    dtype: torch.dtype,
+    stack: tuple[int, ...] = (),
+) -> MultiTaskNetwork:
+    """Build a network, or a stack of networks of one form.
+
+    Parameters
+    ----------
+    trunk : Trunk
+        The architecture.
+    groups : sequence of HeadGroup
+        See :func:`group_tasks`.
+    n_inputs, n_tasks : int
+        Sizes.
+    hidden_layer_sizes, head_hidden_layer_sizes, activation, dropout
+        As in the estimators.
+    seeds : sequence of (int, int, int)
+        For every network of the stack: seeds of the trunk's initial values, the heads' initial
+        values, and the dropout masks (those of the first serve the whole stack).
+    dtype : torch.dtype
+        Type of parameters and inputs.
+    stack : tuple of int, default=()
+        Sizes of the stack axes; empty for one network.
+
+    Returns
+    -------
+    MultiTaskNetwork
+        On the CPU, in training mode.
+    """
+    dropout_seed = seeds[0][2]
+    spec = TrunkSpec(
+        n_inputs=n_inputs,
+        n_tasks=n_tasks,
+        hidden_layer_sizes=tuple(hidden_layer_sizes),
+        activation=activation,
+        dropout=dropout,
+        draws=Draws([s[0] for s in seeds], stack, dtype),
+        seed=dropout_seed,
+    )
+    body = trunk.build(spec).to(dtype)
+    head_draws = Draws([s[1] for s in seeds], stack, dtype)
+    heads = []
+    for group in groups:
+        # Private networks start each head from the same bits, as separate fits would.
+        draws = head_draws.restarted() if trunk.private else head_draws
+        n_heads = len(group.tasks)
+        tower = StackedMLP(
+            int(body.n_outputs),  # type: ignore[arg-type]
+            head_hidden_layer_sizes,
+            draws,
+            activation=activation,
+            dropout=dropout,
+            seed=dropout_seed + 500,
+            parallel=n_heads,
+            tie=trunk.private,
+        )
+        output = StackedLinear(
+            tower.n_outputs, group.n_outputs, draws, parallel=n_heads, tie=trunk.private
+        )
+        heads.append(Heads(tower, output))
+    return MultiTaskNetwork(body, heads, groups, n_tasks)

@@ -1,0 +1,342 @@
+"""The skorch net that trains a multi-task network: one step, one epoch, what is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+import torch
+from numpy.typing import NDArray
+from skorch import NeuralNet
+from skorch.callbacks import Callback
+from torch import Tensor
+
+from sk_mtl._support import Stream
+from sk_mtl.batches import Batches, TaskData
+from sk_mtl.callbacks import StopTraining
+from sk_mtl.network import MultiTaskNetwork
+from sk_mtl.objective import encoded_scores
+
+BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+ROWS_AT_ONCE = 8192  # rows evaluated together where no gradient is needed
+
+
+class MultiTaskNet(NeuralNet):  # type: ignore[misc]
+    """A ``skorch.NeuralNet`` for :class:`~sk_mtl.network.MultiTaskNetwork`.
+
+    ``module`` is the network and ``criterion`` the :class:`~sk_mtl.objective.Objective`, both
+    as objects. Batches are slices of tensors that lie on the device, and nothing is read back
+    from the device before the end of an epoch.
+
+    Parameters
+    ----------
+    module, criterion
+        As in skorch.
+    task_names : sequence of str
+        Names under which each task's losses and weights enter the history.
+    decay : float, default=0.0
+        L2 penalty on the weights of linear layers, per batch. A task's own layers are penalised
+        in proportion to the task's share of the weights.
+    decay_shares : Tensor of shape (n_tasks,) or None, default=None
+        These shares.
+    shuffle : Stream or None, default=None
+        Where permutations of the rows come from.
+    **kwargs
+        As in skorch.
+
+    Attributes
+    ----------
+    interrupted_ : bool
+        Whether the user interrupted the last training.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        criterion: Any,
+        *,
+        task_names: Sequence[str] = (),
+        decay: float = 0.0,
+        decay_shares: Any = None,
+        shuffle: Stream | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(type(module), type(criterion), **kwargs)
+        self._parts = (module, criterion)
+        self.task_names = task_names
+        self.decay = decay
+        self.decay_shares = decay_shares
+        self.shuffle = shuffle
+
+    # What skorch asks of a net ------------------------------------------------------------
+
+    @property
+    def _default_callbacks(self) -> list[Any]:
+        return []  # losses are recorded by the epoch itself, without reading every batch
+
+    def initialize_module(self) -> MultiTaskNet:
+        """Take the network as it was built; the net's parameters keep its class only."""
+        self.module_ = self._parts[0]
+        return self
+
+    def initialize_criterion(self) -> MultiTaskNet:
+        """Take the objective as it was built."""
+        self.criterion_ = self._parts[1]
+        return self
+
+    def get_all_learnable_params(self) -> Iterable[tuple[str, torch.nn.Parameter]]:
+        """Yield the network's parameters; a weighting's own state is not the optimiser's."""
+        return self.module_.named_parameters()  # type: ignore[no-any-return]
+
+    def get_dataset(self, X: Any, y: Any = None) -> TaskData:
+        """Return X as a :class:`TaskData`, on the net's device."""
+        if not isinstance(X, TaskData):
+            X = torch.as_tensor(X, dtype=next(self.module_.parameters()).dtype)
+            if y is None:
+                y = X.new_full((len(X), len(self.task_names)), torch.nan)
+            X = TaskData(X, torch.as_tensor(y, dtype=X.dtype))
+        return X.to(torch.device(self.device))
+
+    def get_iterator(self, dataset: Any, training: bool = False) -> Batches:
+        """Return shuffled batches for training, long ordered ones otherwise."""
+        data = self.get_dataset(dataset)
+        if training:
+            return Batches(data, self.batch_size, self.shuffle)
+        return Batches(data, max(ROWS_AT_ONCE, self.batch_size))
+
+    def infer(self, x: Any, **fit_params: Any) -> Any:
+        """Return the network's raw outputs for a batch."""
+        return self.module_(x["X"] if isinstance(x, dict) else x)
+
+    def notify(self, method_name: str, **kwargs: Any) -> None:
+        """Call the callbacks, and remember whether one of them ended the training."""
+        try:
+            super().notify(method_name, **kwargs)
+        except KeyboardInterrupt:
+            self.stopped_by_callback_ = True
+            raise
+
+    # The loop -----------------------------------------------------------------------------
+
+    def fit_loop(
+        self, X: Any, y: Any = None, epochs: int | None = None, valid: Any = None, **kwargs: Any
+    ) -> MultiTaskNet:
+        """Train for some epochs, by batches of X, validated on ``valid``.
+
+        Parameters
+        ----------
+        X : TaskData
+            Training rows.
+        y : None
+            Not used; the targets are in X.
+        epochs : int or None, default=None
+            How many; None for ``max_epochs``.
+        valid : TaskData or None, default=None
+            Validation rows.
+        **kwargs
+            Ignored.
+        """
+        train = self.get_dataset(X)
+        valid = None if valid is None else self.get_dataset(valid)
+        self.interrupted_ = self.stopped_by_callback_ = False
+        self._hooks = self._batch_hooks()
+        self._penalty = self._penalised()
+        datasets = {"dataset_train": train, "dataset_valid": valid}
+        try:
+            for _ in range(self.max_epochs if epochs is None else epochs):
+                self.notify("on_epoch_begin", **datasets)
+                self._run_epoch(train, training=True)
+                if valid is not None:
+                    self._run_epoch(valid, training=False)
+                self.notify("on_epoch_end", **datasets)
+        except KeyboardInterrupt:
+            self.interrupted_ = not self.stopped_by_callback_
+            raise StopTraining from None
+        finally:
+            self.module_.eval()
+        return self
+
+    def _batch_hooks(self) -> set[str]:
+        """Return the batch hooks that some callback listens to; the others are never called."""
+        return {
+            hook
+            for hook in BATCH_HOOKS
+            for _, callback in self.callbacks_
+            if getattr(type(callback), hook) is not getattr(Callback, hook)
+        }
+
+    def _run_epoch(self, data: TaskData, *, training: bool) -> None:
+        """Go through the data once and record the mean task losses."""
+        self.module_.train(training)
+        self.criterion_.train(training)
+        step = self._train_batch if training else self._valid_batch
+        losses, weights, masses, kept = [], [], [], []
+        for batch in self.get_iterator(data, training=training):
+            if "on_batch_begin" in self._hooks:
+                self.notify("on_batch_begin", batch=batch, training=training)
+            task_losses, task_weights, mass, outputs = step(batch, data.complete)
+            losses.append(task_losses)
+            masses.append(mass if mass is not None else len(batch[1]))
+            weights.append(task_weights)
+            if not training:
+                kept.append((outputs, batch))
+            if "on_batch_end" in self._hooks:
+                self._after_batch(batch, task_losses, task_weights, outputs, training)
+        self.module_.eval()
+        self._record_epoch("train" if training else "valid", losses, weights, masses)
+        if not training:
+            self._record_score(kept)
+
+    def _after_batch(
+        self, batch: Any, losses: Tensor, weights: Tensor, outputs: Any, training: bool
+    ) -> None:
+        """Serve callbacks that watch batches: they are told the loss, at the price of a sync."""
+        loss = (losses * weights).sum()
+        prefix = "train" if training else "valid"
+        self.history.record_batch(f"{prefix}_loss", loss.item())
+        self.history.record_batch(f"{prefix}_batch_size", len(batch[1]))
+        self.notify("on_batch_end", batch=batch, training=training, loss=loss, y_pred=outputs)
+
+    def _record_epoch(
+        self, prefix: str, losses: list[Tensor], weights: list[Tensor], masses: list[Any]
+    ) -> None:
+        """Write the epoch's losses and weights to the history: the only read-back."""
+        table = torch.stack(losses)  # (batches, task)
+        if isinstance(masses[0], Tensor):
+            mass = torch.stack(masses)
+        else:
+            mass = table.new_tensor(masses).unsqueeze(-1)
+        totals = mass.sum(0)
+        means = (table * mass).sum(0) / torch.where(totals > 0, totals, 1.0)
+        used = torch.stack(weights).mean(0)
+        share = self.criterion_.normalised(used, totals.expand_as(used))
+        self.history.record(f"{prefix}_loss", float((means * share).sum()))
+        self.history.record(f"{prefix}_batch_count", len(losses))
+        for name, value in zip(self.task_names, means.tolist(), strict=True):
+            self.history.record(f"{prefix}_loss_{name}", value)
+        if prefix == "train":
+            for name, value in zip(self.task_names, used.tolist(), strict=True):
+                self.history.record(f"weight_{name}", value)
+        else:
+            best = min(self.history[:, "valid_loss"])
+            self.history.record("valid_loss_best", self.history[-1, "valid_loss"] == best)
+
+    def _record_score(self, batches: list[tuple[Any, Any]]) -> None:
+        """Write the mean over tasks of accuracy or R2 on the validation rows to the history."""
+        raw = [torch.cat(part, dim=-2) for part in zip(*(out for out, _ in batches), strict=True)]
+        y = torch.cat([y for _, (_, y) in batches])
+        weights = [x["sample_weight"] for _, (x, _) in batches]
+        weight = None if weights[0] is None else torch.cat(weights)
+        scores = encoded_scores(self.module_.groups, raw, y, weight)
+        self.history.record("valid_score", float(scores.nanmean()))
+
+    # One step -----------------------------------------------------------------------------
+
+    def _train_batch(
+        self, batch: Any, complete: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None, Any]:
+        """Take one optimiser step; return task losses, weights, mass and outputs."""
+        x, y = batch
+        self.optimizer_.zero_grad(set_to_none=True)
+        outputs = self.module_(x["X"])
+        losses, mass = self.criterion_.task_losses(
+            outputs, y, x["sample_weight"], complete=complete
+        )
+        detached = losses.detach()
+        weights = self.criterion_.balance(detached)
+        self.criterion_.combine(losses, weights, mass).sum().backward()
+        self._add_penalty()
+        if "on_grad_computed" in self._hooks:
+            self.notify(
+                "on_grad_computed",
+                named_parameters=list(self.get_all_learnable_params()),
+                batch=batch,
+                training=True,
+            )
+        self.optimizer_.step()
+        return detached, weights, mass, outputs
+
+    @torch.no_grad()
+    def _valid_batch(
+        self, batch: Any, complete: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None, Any]:
+        """Evaluate one batch; the tasks' weights are the user's, so that epochs compare."""
+        x, y = batch
+        outputs = self.module_(x["X"])
+        losses, mass = self.criterion_.task_losses(
+            outputs, y, x["sample_weight"], complete=complete
+        )
+        return losses, self.criterion_.user_weights, mass, outputs
+
+    def _add_penalty(self) -> None:
+        """Add the slope of the L2 penalty to the gradients."""
+        for parameter, rate in self._penalty:
+            if parameter.grad is None:
+                continue
+            if isinstance(rate, float):
+                parameter.grad.add_(parameter.data, alpha=rate)
+            else:
+                parameter.grad.addcmul_(parameter.data, rate)
+
+    def _penalised(self) -> list[tuple[torch.nn.Parameter, float | Tensor]]:
+        """Return the weight matrices that the L2 penalty pulls, each with its rate."""
+        if self.decay == 0:
+            return []
+        network: MultiTaskNetwork = self.module_
+        pulled: list[tuple[torch.nn.Parameter, float | Tensor]] = []
+        shares = self.decay_shares
+        for name, parameter in network.trunk.named_parameters():
+            if not _is_bias(name):
+                pulled.append((parameter, float(self.decay)))
+        for head, group in zip(network.heads, network.groups, strict=True):
+            share = shares[list(group.tasks)].to(self.device)[:, None, None]
+            for name, parameter in head.named_parameters():
+                if not _is_bias(name):
+                    pulled.append((parameter, self.decay * share))
+        return pulled
+
+    # Evaluation ---------------------------------------------------------------------------
+
+    def raw_outputs(self, X: Tensor) -> tuple[Tensor, ...]:
+        """Return the raw outputs for encoded rows, on the CPU.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n_rows, n_features)
+            Encoded features.
+        """
+        return _evaluate(self.module_, X, torch.device(self.device))
+
+    def features(self, X: Tensor) -> NDArray[Any]:
+        """Return the trunk's representation, shape ``(task or 1, n_rows, d)``."""
+        device = torch.device(self.device)
+        (features,) = _evaluate(lambda rows: (self.module_.trunk(rows),), X, device)
+        return features.numpy()
+
+    def forget_training_data(self) -> None:
+        """Drop what only training needs, so that a pickle holds the model alone."""
+        self._penalty = []
+        for epoch in self.history:
+            epoch.pop("batches", None)
+
+
+def _is_bias(name: str) -> bool:
+    return name.rsplit(".", 1)[-1] == "bias"
+
+
+def _evaluate(function: Any, X: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+    """Apply a function to chunks of rows that fit the cache; join its outputs on the CPU."""
+    with torch.inference_mode():
+        if len(X) <= ROWS_AT_ONCE:
+            return tuple(out.cpu() for out in function(X.to(device)))
+        chunks = [function(rows.to(device)) for rows in X.split(ROWS_AT_ONCE)]
+        return tuple(torch.cat([c.cpu() for c in part], dim=-2) for part in zip(*chunks, strict=True))
+
+
+def relative_shares(weights: Tensor, *, private: bool) -> Tensor:
+    """Return each task's share of the weights, as the objective uses them."""
+    share = weights / weights.sum(-1, keepdim=True)
+    return share * weights.shape[-1] if private else share
+
+

@@ -1,0 +1,96 @@
+"""What a trunk is, and what it is built from."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from sk_mtl._support import Recipe
+from sk_mtl.layers import Draws, StackedLinear, StackedMLP
+
+
+@dataclass
+class TrunkSpec:
+    """What the estimator asks of a trunk.
+
+    Attributes
+    ----------
+    n_inputs : int
+        Number of encoded features.
+    n_tasks : int
+        Number of tasks.
+    hidden_layer_sizes : tuple of int
+        Widths of the hidden layers of every perceptron in the trunk.
+    activation : str
+        Name of the activation.
+    dropout : float
+        Share of units dropped after every hidden layer.
+    draws : Draws
+        Where initial values come from; holds the stack axes.
+    seed : int
+        Seed of the dropout masks.
+    """
+
+    n_inputs: int
+    n_tasks: int
+    hidden_layer_sizes: tuple[int, ...]
+    activation: str
+    dropout: float
+    draws: Draws
+    seed: int = 0
+
+    def mlp(
+        self, n_inputs: int, *, parallel: int | None = None, tie: bool = False
+    ) -> StackedMLP:
+        """Return hidden layers as the estimator asks for them, ``parallel`` side by side."""
+        self.seed += 1000  # masks of their own for every perceptron
+        return StackedMLP(
+            n_inputs,
+            self.hidden_layer_sizes,
+            self.draws,
+            activation=self.activation,
+            dropout=self.dropout,
+            seed=self.seed,
+            parallel=parallel,
+            tie=tie,
+        )
+
+    def gate(
+        self, n_inputs: int, n_outputs: int, *, parallel: int | None = None
+    ) -> StackedLinear:
+        """Return the linear layer under a gate's softmax."""
+        return StackedLinear(n_inputs, n_outputs, self.draws, parallel=parallel)
+
+    def require_hidden_layers(self, trunk: Trunk) -> None:
+        """Raise where there is nothing that experts could be made of."""
+        if not self.hidden_layer_sizes:
+            raise ValueError(
+                f"Got hidden_layer_sizes=() with trunk {trunk!r}, expected at least one layer: "
+                "its experts are made of them. Use trunk='shared_bottom' for a linear model."
+            )
+
+
+class Trunk(Recipe):
+    """An architecture: what stands between the features and the heads of the tasks.
+
+    Subclass it and write ``build``; an object of the subclass can then be passed as ``trunk=``.
+    The module that ``build`` returns has an attribute ``n_outputs`` and maps
+    ``(*stack, batch, n_inputs)`` to ``(*stack, task, batch, n_outputs)``, where the task axis
+    has size 1 if all tasks see the same representation. Initial values come from
+    ``spec.draws``, and nothing may loop over tasks or experts in ``forward``.
+
+    Attributes
+    ----------
+    private : bool
+        Whether tasks share no parameter. Their losses are then added, not averaged, and their
+        heads start from the same values, so that every task is trained as if it were alone.
+    """
+
+    private: ClassVar[bool] = False
+
+    @abstractmethod
+    def build(self, spec: TrunkSpec) -> nn.Module:
+        """Return the trunk's module."""
