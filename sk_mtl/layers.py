@@ -96,9 +96,9 @@ class StackedLinear(nn.Module):
 
     Notes
     -----
-    Shape: input ``(*stack, batch, n_inputs)`` without parallel layers, else
-    ``(*stack, 1 or parallel, batch, n_inputs)``; the stack axes may be absent from the input,
-    which every network then shares. Output ``(*stack[, parallel], batch, n_outputs)``.
+    Shape: input ``(*stack, batch, n_inputs)``, which all parallel layers read, or
+    ``(*stack, parallel, batch, n_inputs)``; a table ``(batch, n_inputs)`` is read by every
+    network of the stack. Output ``(*stack[, parallel], batch, n_outputs)``.
     """
 
     def __init__(
@@ -124,11 +124,14 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layers; see the class for shapes."""
-        if self.parallel is None or x.shape[-3] != 1:
-            return affine(x, self.weight, self.bias)
+        weight = self.weight
+        if self.parallel is None or x.dim() == weight.dim():
+            return affine(x, weight, self.bias)
         # One input for all parallel layers: a single wide product instead of a batch.
-        wide = affine(x.squeeze(-3), self.weight.flatten(-3, -2), self.bias.flatten(-2))
-        wide = wide.unflatten(-1, (self.parallel, -1))  # (*stack, batch, parallel, out)
+        *stack, parallel, n_outputs, n_inputs = weight.shape
+        bias = self.bias.view(*stack, parallel * n_outputs)
+        wide = affine(x, weight.view(*stack, parallel * n_outputs, n_inputs), bias)
+        wide = wide.view(*wide.shape[:-1], parallel, n_outputs)
         return wide.transpose(-3, -2)  # (*stack, parallel, batch, out)
 
 

@@ -53,7 +53,7 @@ class Heads(nn.Module):
 
     Notes
     -----
-    Shape: ``(*stack, task or 1, batch, n_inputs)`` -> ``(*stack, task, batch, n_outputs)``.
+    Shape: ``(*stack[, task], batch, n_inputs)`` -> ``(*stack, task, batch, n_outputs)``.
     """
 
     def __init__(self, tower: StackedMLP, output: StackedLinear) -> None:
@@ -63,7 +63,9 @@ class Heads(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the raw outputs of the group's tasks."""
-        raw: Tensor = self.output(self.tower(features))
+        if self.tower.layers:
+            features = self.tower(features)
+        raw: Tensor = self.output(features)
         return raw
 
 
@@ -96,15 +98,20 @@ class MultiTaskNetwork(nn.Module):
         return self.heads_of(self.trunk(X))
 
     def heads_of(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Return the raw outputs for features ``(*stack, task or 1, batch, d)``."""
+        """Return the raw outputs for features ``(*stack[, task], batch, d)``."""
         return tuple(
             head(self._select(features, group))
             for head, group in zip(self.heads, self.groups, strict=True)
         )
 
+    def has_task_axis(self, features: Tensor) -> bool:
+        """Return whether the trunk gives every task a representation of its own."""
+        output: StackedLinear = self.heads[0].output  # type: ignore[assignment]
+        return features.dim() == output.weight.dim()
+
     def _select(self, features: Tensor, group: HeadGroup) -> Tensor:
         """Return the features of a group's tasks; shared features serve every group."""
-        if features.shape[-3] == 1 or len(group.tasks) == self.n_tasks:
+        if len(group.tasks) == self.n_tasks or not self.has_task_axis(features):
             return features
         index = torch.tensor(group.tasks, device=features.device)
         return features.index_select(-3, index)

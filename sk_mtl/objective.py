@@ -11,7 +11,7 @@ from sk_mtl.network import HeadGroup
 
 
 class Objective(nn.Module):
-    """Task losses, and L = sum(w_t L_t) / sum(w_t) over the tasks present in a batch.
+    """Task losses, and the weights of L = sum(w_t L_t) / sum(w_t) over the tasks present.
 
     Parameters
     ----------
@@ -23,6 +23,8 @@ class Objective(nn.Module):
         Built by a :class:`~sk_mtl.weighting.Weighting`: what it needs -> ``(*stack, n_tasks)``.
     user_weights : Tensor of shape (*stack, n_tasks)
         The user's task weights, by which validation losses are averaged.
+    needs : {"losses", "jacobian"}, default="losses"
+        What ``balance`` is called with.
     private : bool, default=False
         Multiply L by the number of tasks, so that networks which share nothing are trained as
         if each were alone.
@@ -37,6 +39,7 @@ class Objective(nn.Module):
         balance: nn.Module,
         user_weights: Tensor,
         *,
+        needs: str = "losses",
         private: bool = False,
     ) -> None:
         super().__init__()
@@ -44,6 +47,7 @@ class Objective(nn.Module):
         self.balance = balance
         self.register_buffer("user_weights", user_weights)
         self.n_tasks = n_tasks
+        self.needs = needs
         self.private = private
         self._known: tuple[Tensor, Tensor] | None = None
         self.members: list[Tensor | None] = [
@@ -100,12 +104,11 @@ class Objective(nn.Module):
             return losses, None
         return losses, torch.cat([m for m in masses if m is not None]).index_select(-1, self.order)
 
-    def combine(self, losses: Tensor, weights: Tensor, mass: Tensor | None) -> Tensor:
-        """Return L of every network of the stack, for the weights of the tasks."""
-        return (losses * self.normalised(weights, mass)).sum(-1)
-
     def normalised(self, weights: Tensor, mass: Tensor | None) -> Tensor:
-        """Return weights that add up to one over the tasks present in the batch."""
+        """Return the weights of L: they add up to one over the tasks present in the batch.
+
+        The gradient of L is that of the task losses with these as its seeds.
+        """
         if mass is None and self._known is not None and self._known[0] is weights:
             return self._known[1]
         present = weights if mass is None else weights * (mass > 0)

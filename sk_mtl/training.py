@@ -15,6 +15,7 @@ from torch import Tensor
 from sk_mtl._support import Stream
 from sk_mtl.batches import Batches, TaskData
 from sk_mtl.callbacks import StopTraining
+from sk_mtl.gradients import set_gradients, task_jacobian
 from sk_mtl.network import MultiTaskNetwork
 from sk_mtl.objective import encoded_scores
 
@@ -142,6 +143,7 @@ class MultiTaskNet(NeuralNet):  # type: ignore[misc]
         self.interrupted_ = self.stopped_by_callback_ = False
         self._hooks = self._batch_hooks()
         self._penalty = self._penalised()
+        self._parameters = [p for _, p in self.get_all_learnable_params()]
         datasets = {"dataset_train": train, "dataset_valid": valid}
         try:
             for _ in range(self.max_epochs if epochs is None else epochs):
@@ -238,14 +240,12 @@ class MultiTaskNet(NeuralNet):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor, Tensor | None, Any]:
         """Take one optimiser step; return task losses, weights, mass and outputs."""
         x, y = batch
-        self.optimizer_.zero_grad(set_to_none=True)
-        outputs = self.module_(x["X"])
-        losses, mass = self.criterion_.task_losses(
-            outputs, y, x["sample_weight"], complete=complete
+        for parameter in self._parameters:
+            parameter.grad = None
+        backward = _BACKWARD[self.criterion_.needs]
+        detached, weights, mass, outputs = backward(
+            self.module_, self.criterion_, x["X"], y, x["sample_weight"], complete
         )
-        detached = losses.detach()
-        weights = self.criterion_.balance(detached)
-        self.criterion_.combine(losses, weights, mass).sum().backward()
         self._add_penalty()
         if "on_grad_computed" in self._hooks:
             self.notify(
@@ -309,16 +309,48 @@ class MultiTaskNet(NeuralNet):  # type: ignore[misc]
         return _evaluate(self.module_, X, torch.device(self.device))
 
     def features(self, X: Tensor) -> NDArray[Any]:
-        """Return the trunk's representation, shape ``(task or 1, n_rows, d)``."""
+        """Return the trunk's representation, shape ``([task,] n_rows, d)``."""
         device = torch.device(self.device)
         (features,) = _evaluate(lambda rows: (self.module_.trunk(rows),), X, device)
         return features.numpy()
 
     def forget_training_data(self) -> None:
         """Drop what only training needs, so that a pickle holds the model alone."""
-        self._penalty = []
+        self._penalty, self._parameters = [], []
         for epoch in self.history:
             epoch.pop("batches", None)
+
+
+def _by_losses(
+    network: Any, objective: Any, X: Tensor, y: Tensor, weight: Tensor | None, complete: bool
+) -> tuple[Tensor, Tensor, Tensor | None, Any]:
+    """Set gradients where the weights depend on the losses alone: one backward pass."""
+    outputs = network(X)
+    losses, mass = objective.task_losses(outputs, y, weight, complete=complete)
+    detached = losses.detach()
+    weights = objective.balance(detached)
+    losses.backward(objective.normalised(weights, mass))  # seeds: dL / dL_t
+    return detached, weights, mass, outputs
+
+
+def _by_jacobian(
+    network: Any, objective: Any, X: Tensor, y: Tensor, weight: Tensor | None, complete: bool
+) -> tuple[Tensor, Tensor, Tensor | None, Any]:
+    """Set gradients where the weights depend on the tasks' gradients of the shared part."""
+    losses, mass, outputs, jacobian = task_jacobian(
+        network, X, lambda raw: objective.task_losses(raw, y, weight, complete=complete)
+    )
+    if mass is None:
+        weights = objective.balance(jacobian)
+    else:  # a row of zeros would make some methods stand still
+        present = mass > 0
+        weights = torch.zeros_like(losses)
+        weights[present] = objective.balance(jacobian[present])
+    set_gradients(network, jacobian, objective.normalised(weights, mass))
+    return losses, weights, mass, outputs
+
+
+_BACKWARD = {"losses": _by_losses, "jacobian": _by_jacobian}
 
 
 def _is_bias(name: str) -> bool:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score, r2_score
+from sklearn.multioutput import MultiOutputRegressor, RegressorChain
 from sklearn.utils import ClassifierTags, RegressorTags, Tags, TargetTags, get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -44,8 +45,18 @@ def task_classes(estimator: Any) -> list[NDArray[Any] | None]:
         return list(classes)
     if classes is not None:
         return [classes]
-    names = getattr(final, "task_names_", None)
-    return [None] * (int(getattr(final, "n_outputs_", 1)) if names is None else len(names))
+    return [None] * _n_amounts(final)
+
+
+def _n_amounts(regressor: Any) -> int:
+    """Return the number of targets of a fitted regressor, ours or scikit-learn's."""
+    if hasattr(regressor, "task_names_"):
+        return len(regressor.task_names_)
+    if isinstance(regressor, (MultiOutputRegressor, RegressorChain)):
+        return len(regressor.estimators_)
+    if np.ndim(getattr(regressor, "coef_", 0)) == 2:
+        return len(regressor.coef_)
+    return int(getattr(regressor, "n_outputs_", 1))
 
 
 def task_names(estimator: Any) -> list[str]:
@@ -78,7 +89,7 @@ def _is_classification(view: TaskView) -> bool:
     return view._classes() is not None
 
 
-class TaskView(BaseEstimator):
+class TaskView(BaseEstimator):  # type: ignore[misc]
     """One task of a fitted multi-task estimator as a plain single-task estimator.
 
     Most of scikit-learn's tools for a fitted model want one target: calibration, decision
@@ -201,7 +212,7 @@ class TaskView(BaseEstimator):
             return np.asarray(column.astype(classes.dtype, copy=False))
         return np.asarray(column.astype(np.float64) if column.dtype == object else column)
 
-    @available_if(_is_classification)
+    @available_if(_is_classification)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> NDArray[Any]:
         """Predict the probabilities of the task's classes.
 
@@ -217,7 +228,7 @@ class TaskView(BaseEstimator):
         """
         return self._of_task(self.estimator.predict_proba(X))
 
-    @available_if(_is_classification)
+    @available_if(_is_classification)  # type: ignore[untyped-decorator]
     def predict_log_proba(self, X: Any) -> NDArray[Any]:
         """Predict the logarithms of the probabilities of the task's classes.
 
@@ -269,7 +280,7 @@ class TaskView(BaseEstimator):
                 f"expected one column for each of {task_names(self.estimator)}. "
                 "Pass a fitted multi-task estimator."
             )
-        return cast("NDArray[Any]", table.reshape(len(table), -1)[:, self._index()])
+        return table.reshape(len(table), -1)[:, self._index()]
 
     def _of_task(self, probabilities: Any) -> NDArray[Any]:
         """Return the task's array of a list with one array a task."""

@@ -377,7 +377,7 @@ class BaseMultiTask(
         check_is_fitted(self)
         X = self._validated(X, reset=False)
         features = self.net_.features(to_tensor(X).to(self._torch_dtype))
-        flat = np.moveaxis(features, -3, -2).reshape(features.shape[-2], -1)
+        flat = features if features.ndim == 2 else np.hstack(list(features))
         return cast("NDArray[Any]", flat.astype(X.dtype, copy=False))
 
     @property

@@ -214,6 +214,7 @@ class Session:
             est.n_tasks_,
             weighting.build(weights),
             weights,
+            needs=weighting.needs,
             private=trunk.private,
         )
         batch_size = self._batch_size(len(train))
@@ -367,7 +368,7 @@ class Session:
 
     def _features_per_task(self, net: MultiTaskNet) -> bool:
         probe = to_tensor(self.X[:1].astype(self.dtype))
-        return bool(net.features(probe).shape[0] != 1)
+        return bool(net.features(probe).ndim == 3)
 
 
 def _compute_dtype(dtype: str, X: NDArray[Any], device: torch.device) -> Any:

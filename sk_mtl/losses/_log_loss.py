@@ -26,7 +26,8 @@ class LogLoss(Loss):
         """Return -log p(target)."""
         if raw.shape[-1] == 1:
             logit = raw.squeeze(-1)
-            return F.softplus(logit) - target * logit
+            target = target.expand_as(logit)
+            return F.binary_cross_entropy_with_logits(logit, target, reduction="none")
         picked = raw.gather(-1, target.long().unsqueeze(-1)).squeeze(-1)
         return raw.logsumexp(-1) - picked
 

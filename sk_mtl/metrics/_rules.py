@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import get_scorer, get_scorer_names, make_scorer
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from numpy.typing import ArrayLike
-from sklearn.utils.metadata_routing import MetadataRequest, _routing_enabled
+from sklearn import get_config
+from sklearn.utils.metadata_routing import MetadataRequest
 
 from sk_mtl.metrics._rules import (
     Metric,
@@ -57,7 +58,7 @@ class _Scorer:
         self
             The scorer.
         """
-        if not _routing_enabled():
+        if not get_config()["enable_metadata_routing"]:
             raise RuntimeError(
                 "Got set_score_request without metadata routing, expected it enabled. "
                 "Call sklearn.set_config(enable_metadata_routing=True) first."

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import _safe_indexing
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from sk_mtl.metrics._rules import (
     KINDS,
@@ -166,19 +166,19 @@ def score_tasks(
     check_is_fitted(estimator)
     check_undefined(undefined)
     targets = read_targets(Y)
-    if targets.n_samples != _num_samples(X):
-        raise ValueError(
-            f"Got X with {_num_samples(X)} rows and Y with {targets.n_samples}, expected as many."
-        )
+    check_consistent_length(X, targets.columns[0].values)
     names = _names(estimator, targets)
     if isinstance(metric, Mapping):
         check_keys(metric, names)
     chosen = range(len(names)) if tasks is None else [task_index(names, t) for t in tasks]
     targets = _align(targets, names)
     weights = _read_weights(sample_weight, targets.n_samples, names)
-    samples = _read_samples(names, chosen, task_classes(estimator), targets, weights)
+    classes = task_classes(estimator)
+    samples = _read_samples(names, chosen, classes, targets, weights)
     rows = np.flatnonzero(np.any([sample.labelled for sample in samples], axis=0))
-    remembered = _Remembered(estimator, X, rows)
+    if len(rows) < targets.n_samples:
+        X = _safe_indexing(X, rows)
+    remembered = _Remembered(estimator, X, rows, names, classes)
     return {
         sample.task: _score(TaskView(remembered, sample.index), sample, metric, undefined)
         for sample in samples
@@ -214,15 +214,24 @@ class _Sample:
 
 
 class _Remembered:
-    """An estimator that predicts a table once; its ``X`` are then positions of rows in it.
+    """An estimator that predicts some rows once; its ``X`` are then their positions.
 
     A network predicts all tasks in one pass, so one task's metric leaves the next its work.
     """
 
-    def __init__(self, estimator: Any, X: Any, rows: NDArray[np.intp]) -> None:
+    def __init__(
+        self,
+        estimator: Any,
+        X: Any,
+        rows: NDArray[np.intp],
+        names: list[str],
+        classes: list[NDArray[Any] | None],
+    ) -> None:
         self._estimator = estimator
         self._X = X
         self._rows = rows
+        self.task_names_ = names
+        self.classes_ = classes
         self._tables: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -242,9 +251,7 @@ class _Remembered:
 
     def _recall(self, method: str, rows: NDArray[np.intp]) -> Any:
         if method not in self._tables:
-            everything = len(self._rows) == _num_samples(self._X)
-            X = self._X if everything else _safe_indexing(self._X, self._rows)
-            self._tables[method] = getattr(self._estimator, method)(X)
+            self._tables[method] = getattr(self._estimator, method)(self._X)
         table = self._tables[method]
         places = np.searchsorted(self._rows, rows)
         if isinstance(table, (list, tuple)):

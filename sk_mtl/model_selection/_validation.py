@@ -7,18 +7,18 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn import get_config
 from sklearn.base import clone, is_regressor
 from sklearn.exceptions import UnsetMetadataPassedError
 from sklearn.model_selection import KFold, check_cv
-from sklearn.utils import _safe_indexing
+from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
-    _routing_enabled,
     process_routing,
 )
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _check_method_params, _num_samples, indexable
+from sklearn.utils.validation import _check_method_params
 
 from sk_mtl.model_selection._split import MultiTaskStratifiedKFold
 from sk_mtl.targets import Column, Targets, read_targets
@@ -112,9 +112,10 @@ def cross_val_predict(
     if method not in METHODS:
         raise ValueError(f"Got method={method!r}, expected one of {list(METHODS)}.")
     X, y = indexable(X, y)
+    targets = read_targets(y)
     fit_params, split_params = _route(estimator, cv, groups, dict(params or {}))
     splits = list(_make_cv(cv, estimator).split(X, y, **split_params))
-    rows = _check_partition([test for _, test in splits], _num_samples(X))
+    rows = _check_partition([test for _, test in splits], targets.n_samples)
     parallel = Parallel(n_jobs=n_jobs, verbose=verbose, pre_dispatch=pre_dispatch)
     folds = parallel(
         delayed(_fit_and_predict)(clone(estimator), X, y, train, test, fit_params, method)
@@ -124,7 +125,7 @@ def cross_val_predict(
     if method in ("predict", "transform"):
         return np.concatenate([np.asarray(p) for p in predictions])[rows]
     fill = 0.0 if method == "predict_proba" else -np.inf
-    joined = _join(predictions, [fold[1] for fold in folds], read_targets(y), fill, rows)
+    joined = _join(predictions, [fold[1] for fold in folds], targets, fill, rows)
     return joined if isinstance(predictions[0], (list, tuple)) else joined[0]
 
 
@@ -142,7 +143,7 @@ def _route(
     estimator: Any, cv: Any, groups: Any, params: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the parameters of ``fit`` and of ``split``."""
-    if not _routing_enabled():
+    if not get_config()["enable_metadata_routing"]:
         return params, {"groups": groups}
     if groups is not None:
         raise ValueError(

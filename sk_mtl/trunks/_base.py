@@ -78,8 +78,8 @@ class Trunk(Recipe):
 
     Subclass it and write ``build``; an object of the subclass can then be passed as ``trunk=``.
     The module that ``build`` returns has an attribute ``n_outputs`` and maps
-    ``(*stack, batch, n_inputs)`` to ``(*stack, task, batch, n_outputs)``, where the task axis
-    has size 1 if all tasks see the same representation. Initial values come from
+    ``(*stack, batch, n_inputs)`` to ``(*stack, task, batch, n_outputs)``, or, if all tasks see
+    the same representation, to ``(*stack, batch, n_outputs)``. Initial values come from
     ``spec.draws``, and nothing may loop over tasks or experts in ``forward``.
 
     Attributes

@@ -57,7 +57,6 @@ class _MMoE(nn.Module):
         self.n_outputs = experts.n_outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.unsqueeze(-3)  # (*stack, 1, batch, in)
         experts = self.experts(x)  # (*stack, expert, batch, d)
         gates = self.gates(x).softmax(-1)  # (*stack, task, batch, expert), eq. 7
         return mix(gates, experts)  # (*stack, task, batch, d), eq. 6

@@ -71,7 +71,7 @@ class _PLE(nn.Module):
         self.n_outputs = width
 
     def forward(self, x: Tensor) -> Tensor:
-        tasks = shared = x.unsqueeze(-3)  # (*stack, 1, batch, in)
+        tasks = shared = x  # (*stack, batch, in)
         for level in self.levels:
             tasks, shared = level(tasks, shared)
         return tasks  # (*stack, task, batch, d)
@@ -93,10 +93,10 @@ class _Extraction(nn.Module):
         self.n_outputs = self.own_experts.n_outputs
 
     def forward(self, tasks: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``(*stack, task or 1, batch, in)`` and ``(*stack, 1, batch, in)`` one level up."""
+        """Map ``(*stack[, task], batch, in)`` and ``(*stack, batch, in)`` one level up."""
         common = self.shared_experts(shared)  # (*stack, n_shared, batch, d)
         per_expert = tasks
-        if tasks.shape[-3] != 1:  # the experts of a task all read the task's representation
+        if tasks is not shared:  # the experts of a task all read the task's representation
             per_expert = tasks.repeat_interleave(self.n_own, dim=-3)
         own = self.own_experts(per_expert)  # (*stack, task * n_own, batch, d)
         # Each task's gate reads the task's input and weighs its own experts, then the shared.
@@ -107,7 +107,7 @@ class _Extraction(nn.Module):
         outputs = (weights * by_task).sum(-3) + mix(common_gates, common)
         if self.shared_gate is None:
             return outputs, shared
-        everyone = self.shared_gate(shared.squeeze(-3)).softmax(-1)  # (*stack, batch, all)
+        everyone = self.shared_gate(shared).softmax(-1)  # (*stack, batch, all)
         own_share, common_share = everyone.split([own.shape[-3], common.shape[-3]], dim=-1)
         mixed = mix(own_share.unsqueeze(-3), own) + mix(common_share.unsqueeze(-3), common)
-        return outputs, mixed  # the second: (*stack, 1, batch, d)
+        return outputs, mixed.squeeze(-3)  # the second: (*stack, batch, d)

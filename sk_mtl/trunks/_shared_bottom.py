@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
-from sk_mtl.layers import StackedMLP
 from sk_mtl.trunks._base import Trunk, TrunkSpec
 
 
@@ -27,14 +26,4 @@ class SharedBottom(Trunk):
 
     def build(self, spec: TrunkSpec) -> nn.Module:
         """Return the module; see :class:`Trunk`."""
-        return _SharedBottom(spec.mlp(spec.n_inputs))
-
-
-class _SharedBottom(nn.Module):
-    def __init__(self, mlp: StackedMLP) -> None:
-        super().__init__()
-        self.mlp = mlp
-        self.n_outputs = mlp.n_outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mlp(x).unsqueeze(-3)  # (*stack, 1, batch, d)
+        return spec.mlp(spec.n_inputs)

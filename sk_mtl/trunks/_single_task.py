@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
-from sk_mtl.layers import StackedMLP
 from sk_mtl.trunks._base import Trunk, TrunkSpec
 
 
@@ -26,14 +25,4 @@ class SingleTask(Trunk):
 
     def build(self, spec: TrunkSpec) -> nn.Module:
         """Return the module; see :class:`Trunk`."""
-        return _SingleTask(spec.mlp(spec.n_inputs, parallel=spec.n_tasks, tie=True))
-
-
-class _SingleTask(nn.Module):
-    def __init__(self, mlp: StackedMLP) -> None:
-        super().__init__()
-        self.mlp = mlp
-        self.n_outputs = mlp.n_outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mlp(x.unsqueeze(-3))  # (*stack, task, batch, d); 1 without hidden layers
+        return spec.mlp(spec.n_inputs, parallel=spec.n_tasks, tie=True)
