@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, _fit_context
+from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import _check_method_params, _check_sample_weight
 
 try:  # scikit-learn >= 1.9
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -23,7 +25,7 @@ except ImportError:  # older scikit-learn has no callbacks of its own
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stand-in: without scikit-learn's callbacks there is nothing to support."""
 
-    def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:  # type: ignore[misc]
+    def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
         """Return the method as it is."""
         return method
 
@@ -38,15 +40,21 @@ __all__ = [
     "StrOptions",
     "Stream",
     "check_device",
+    "check_method_params",
+    "check_sample_weight",
     "did_you_mean",
     "fit_context",
     "require",
     "resolve_recipe",
+    "safe_indexing",
     "spawn_seeds",
     "with_callbacks",
 ]
 
 fit_context = _fit_context
+safe_indexing = _safe_indexing
+check_method_params = _check_method_params
+check_sample_weight = _check_sample_weight
 
 
 class InferredTaskTypesWarning(UserWarning):
@@ -88,9 +96,7 @@ def did_you_mean(name: str, known: list[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def resolve_recipe(
-    value: Any, table: Mapping[str, type[RecipeT]], base: type[RecipeT], what: str
-) -> RecipeT:
+def resolve_recipe(value: Any, table: Mapping[str, type[RecipeT]], base: Any, what: str) -> RecipeT:
     """Return the recipe that a name or an object stands for, its parameters checked."""
     if isinstance(value, str):
         if value not in table:
@@ -108,8 +114,9 @@ def resolve_recipe(
         raise TypeError(
             f"Got {what}={value!r}, expected one of {sorted(table)} or a {base.__name__} object."
         )
-    value.validate()
-    return value
+    recipe: RecipeT = value
+    recipe.validate()
+    return recipe
 
 
 def require(module: str, *, extra: str) -> ModuleType:

@@ -16,7 +16,7 @@ class StopTraining(KeyboardInterrupt):
     """Raised by a callback to end training; skorch ends quietly on a KeyboardInterrupt."""
 
 
-class TaskStopping(Callback):  # type: ignore[misc]
+class TaskStopping(Callback):
     """Stop when the tasks no longer improve, and keep the best weights.
 
     With validation data the loss watched is the mean (or the worst) over tasks of each task's
@@ -99,7 +99,7 @@ class TaskStopping(Callback):  # type: ignore[misc]
         return float(relative.max() if self.rule == "worst" else relative.mean())
 
 
-class EpochReport(Callback):  # type: ignore[misc]
+class EpochReport(Callback):
     """Print one line an epoch.
 
     Parameters
@@ -123,7 +123,7 @@ class EpochReport(Callback):  # type: ignore[misc]
         print(", ".join(parts))
 
 
-class SklearnEpochs(Callback):  # type: ignore[misc]
+class SklearnEpochs(Callback):
     """Tell scikit-learn's own callbacks about every epoch.
 
     Parameters

@@ -51,15 +51,14 @@ class Objective(nn.Module):
         self.private = private
         self._known: tuple[Tensor, Tensor] | None = None
         self.members: list[Tensor | None] = [
-            None if len(group.tasks) == n_tasks else torch.tensor(group.tasks)
-            for group in groups
+            None if len(group.tasks) == n_tasks else torch.tensor(group.tasks) for group in groups
         ]
         order = [t for group in groups for t in group.tasks]
         self.order = None if len(groups) == 1 else torch.tensor(order).argsort()
 
     def _apply(self, fn: object, recurse: bool = True) -> Objective:
         """Move the index tensors along (they are no buffers: casts must not touch them)."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         self._known = None
         self.members = [None if m is None else fn(m) for m in self.members]  # type: ignore[operator]
         self.order = None if self.order is None else fn(self.order)  # type: ignore[operator]

@@ -144,7 +144,7 @@ def _as_array(y: Any) -> NDArray[Any]:
     if array.dtype != object or array.ndim == 0:
         return array
     simple = {type(v) for v in array.ravel()}
-    if simple and simple <= {bool} or simple <= {int, float, np.float64, np.int64}:
+    if (simple and simple <= {bool}) or simple <= {int, float, np.float64, np.int64}:
         return np.asarray(array.tolist())
     return array
 

@@ -55,7 +55,7 @@ class Task:
             values /= dtype(self.scale)
             if column.missing.any():
                 values[column.missing] = np.nan
-            return cast("NDArray[Any]", values)
+            return values
         codes = np.full(len(column.values), np.nan, dtype=dtype)
         observed = as_labels(column.observed)
         index, known = self._look_up(observed)
@@ -113,9 +113,7 @@ def find_classes(column: Column, name: str) -> NDArray[Any]:
 def check_has_labels(targets: Targets, names: Sequence[str]) -> None:
     """Raise where a task has no label at all."""
     empty = [
-        name
-        for name, column in zip(names, targets.columns, strict=True)
-        if column.missing.all()
+        name for name, column in zip(names, targets.columns, strict=True) if column.missing.all()
     ]
     if len(empty) == len(names):
         raise ValueError(
@@ -164,9 +162,7 @@ def regression_values(column: Column, name: str) -> NDArray[Any]:
     return column.observed.astype(np.float64)
 
 
-def weighted_scale(
-    values: NDArray[Any], weights: NDArray[Any] | None
-) -> tuple[float, float]:
+def weighted_scale(values: NDArray[Any], weights: NDArray[Any] | None) -> tuple[float, float]:
     """Return mean and standard deviation; a constant target has scale 1."""
     mean = float(np.average(values, weights=weights))
     spread = float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
@@ -181,15 +177,13 @@ def by_task(value: Any, names: Sequence[str], what: str, *, default: Any = None)
         unknown = [name for name in value if name not in names]
         if unknown:
             raise ValueError(
-                f"Got {what} for unknown {_tasks(unknown)}, expected names among "
-                f"{list(names)}."
+                f"Got {what} for unknown {_tasks(unknown)}, expected names among {list(names)}."
             )
         return [value.get(name, default) for name in names]
     values = list(value)
     if len(values) != len(names):
         raise ValueError(
-            f"Got {what} of length {len(values)}, expected {len(names)}, one a task: "
-            f"{list(names)}."
+            f"Got {what} of length {len(values)}, expected {len(names)}, one a task: {list(names)}."
         )
     return values
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
-
 
 import torch
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 ROWS_AT_ONCE = 8192  # rows evaluated together where no gradient is needed
 
 
-class MultiTaskNet(NeuralNet):  # type: ignore[misc]
+class MultiTaskNet(NeuralNet):
     """A ``skorch.NeuralNet`` for :class:`~sk_mtl.network.MultiTaskNetwork`.
 
     ``module`` is the network and ``criterion`` the :class:`~sk_mtl.objective.Objective`, both
@@ -64,7 +64,7 @@ class MultiTaskNet(NeuralNet):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(type(module), type(criterion), **kwargs)
-        self._parts = (module, criterion)
+        self._parts: tuple[Any, Any] | None = (module, criterion)
         self.task_names = task_names
         self.decay = decay
         self.decay_shares = decay_shares
@@ -76,13 +76,26 @@ class MultiTaskNet(NeuralNet):  # type: ignore[misc]
     def _default_callbacks(self) -> list[Any]:
         return []  # losses are recorded by the epoch itself, without reading every batch
 
+    def initialize(self) -> MultiTaskNet:
+        """Move the parts to the device and make the optimiser; possible once."""
+        if self._parts is None:
+            raise RuntimeError(
+                "Got a second initialize() of the net of an estimator, expected one: its network "
+                "was built for the estimator's fit. Use the estimator's fit, or partial_fit."
+            )
+        super().initialize()
+        self._parts = None  # a second reference would put the weights into a pickle twice
+        return self
+
     def initialize_module(self) -> MultiTaskNet:
         """Take the network as it was built; the net's parameters keep its class only."""
+        assert self._parts is not None
         self.module_ = self._parts[0]
         return self
 
     def initialize_criterion(self) -> MultiTaskNet:
         """Take the objective as it was built."""
+        assert self._parts is not None
         self.criterion_ = self._parts[1]
         return self
 
@@ -97,7 +110,8 @@ class MultiTaskNet(NeuralNet):  # type: ignore[misc]
             if y is None:
                 y = X.new_full((len(X), len(self.task_names)), torch.nan)
             X = TaskData(X, torch.as_tensor(y, dtype=X.dtype))
-        return X.to(torch.device(self.device))
+        data: TaskData = X.to(torch.device(self.device))
+        return data
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Batches:
         """Return shuffled batches for training, long ordered ones otherwise."""
@@ -148,9 +162,11 @@ class MultiTaskNet(NeuralNet):  # type: ignore[misc]
         try:
             for _ in range(self.max_epochs if epochs is None else epochs):
                 self.notify("on_epoch_begin", **datasets)
+                start = time.perf_counter()
                 self._run_epoch(train, training=True)
                 if valid is not None:
                     self._run_epoch(valid, training=False)
+                self.history.record("dur", time.perf_counter() - start)
                 self.notify("on_epoch_end", **datasets)
         except KeyboardInterrupt:
             self.interrupted_ = not self.stopped_by_callback_
@@ -217,12 +233,11 @@ class MultiTaskNet(NeuralNet):  # type: ignore[misc]
         self.history.record(f"{prefix}_batch_count", len(losses))
         for name, value in zip(self.task_names, means.tolist(), strict=True):
             self.history.record(f"{prefix}_loss_{name}", value)
+        best = min(self.history[:, f"{prefix}_loss"])
+        self.history.record(f"{prefix}_loss_best", self.history[-1, f"{prefix}_loss"] == best)
         if prefix == "train":
             for name, value in zip(self.task_names, used.tolist(), strict=True):
                 self.history.record(f"weight_{name}", value)
-        else:
-            best = min(self.history[:, "valid_loss"])
-            self.history.record("valid_loss_best", self.history[-1, "valid_loss"] == best)
 
     def _record_score(self, batches: list[tuple[Any, Any]]) -> None:
         """Write the mean over tasks of accuracy or R2 on the validation rows to the history."""
@@ -235,9 +250,7 @@ class MultiTaskNet(NeuralNet):  # type: ignore[misc]
 
     # One step -----------------------------------------------------------------------------
 
-    def _train_batch(
-        self, batch: Any, complete: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None, Any]:
+    def _train_batch(self, batch: Any, complete: bool) -> tuple[Tensor, Tensor, Tensor | None, Any]:
         """Take one optimiser step; return task losses, weights, mass and outputs."""
         x, y = batch
         for parameter in self._parameters:
@@ -258,9 +271,7 @@ class MultiTaskNet(NeuralNet):  # type: ignore[misc]
         return detached, weights, mass, outputs
 
     @torch.no_grad()
-    def _valid_batch(
-        self, batch: Any, complete: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None, Any]:
+    def _valid_batch(self, batch: Any, complete: bool) -> tuple[Tensor, Tensor, Tensor | None, Any]:
         """Evaluate one batch; the tasks' weights are the user's, so that epochs compare."""
         x, y = batch
         outputs = self.module_(x["X"])
@@ -363,12 +374,12 @@ def _evaluate(function: Any, X: Tensor, device: torch.device) -> tuple[Tensor, .
         if len(X) <= ROWS_AT_ONCE:
             return tuple(out.cpu() for out in function(X.to(device)))
         chunks = [function(rows.to(device)) for rows in X.split(ROWS_AT_ONCE)]
-        return tuple(torch.cat([c.cpu() for c in part], dim=-2) for part in zip(*chunks, strict=True))
+        return tuple(
+            torch.cat([c.cpu() for c in part], dim=-2) for part in zip(*chunks, strict=True)
+        )
 
 
 def relative_shares(weights: Tensor, *, private: bool) -> Tensor:
     """Return each task's share of the weights, as the objective uses them."""
     share = weights / weights.sum(-1, keepdim=True)
     return share * weights.shape[-1] if private else share
-
-

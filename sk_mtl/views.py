@@ -89,7 +89,7 @@ def _is_classification(view: TaskView) -> bool:
     return view._classes() is not None
 
 
-class TaskView(BaseEstimator):  # type: ignore[misc]
+class TaskView(BaseEstimator):
     """One task of a fitted multi-task estimator as a plain single-task estimator.
 
     Most of scikit-learn's tools for a fitted model want one target: calibration, decision
@@ -212,7 +212,7 @@ class TaskView(BaseEstimator):  # type: ignore[misc]
             return np.asarray(column.astype(classes.dtype, copy=False))
         return np.asarray(column.astype(np.float64) if column.dtype == object else column)
 
-    @available_if(_is_classification)  # type: ignore[untyped-decorator]
+    @available_if(_is_classification)
     def predict_proba(self, X: Any) -> NDArray[Any]:
         """Predict the probabilities of the task's classes.
 
@@ -228,7 +228,7 @@ class TaskView(BaseEstimator):  # type: ignore[misc]
         """
         return self._of_task(self.estimator.predict_proba(X))
 
-    @available_if(_is_classification)  # type: ignore[untyped-decorator]
+    @available_if(_is_classification)
     def predict_log_proba(self, X: Any) -> NDArray[Any]:
         """Predict the logarithms of the probabilities of the task's classes.
 

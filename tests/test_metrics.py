@@ -17,7 +17,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import UnsetMetadataPassedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.inspection import permutation_importance
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -39,9 +39,11 @@ from sklearn.model_selection import (
     cross_validate,
     learning_curve,
 )
+from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from sk_mtl.estimators import MultiTaskClassifier, MultiTaskEstimator
 from sk_mtl.metrics import (
     MultiTaskScorer,
     TaskScorer,
@@ -50,6 +52,7 @@ from sk_mtl.metrics import (
     mean_score,
     task_scores,
 )
+from sk_mtl.model_selection import MultiTaskStratifiedKFold
 
 
 def make_data(n=150, seed=0):
@@ -220,6 +223,13 @@ class TestTaskScores:
         assert scores["size"] == np.mean(forest.predict(X)[:, 1] == Y["size"])
         assert make_task_scorer("accuracy", task="size")(forest, X, Y) == scores["size"]
 
+    def test_one_regressor_a_task_as_a_baseline(self, data):
+        X, _ = data
+        amounts = np.column_stack([X[:, 0] + X[:, 1] ** 2, -X[:, 2] + X[:, 0] ** 2])
+        model = MultiOutputRegressor(Ridge()).fit(X, amounts)
+        expected = r2_score(amounts, model.predict(X), multioutput="raw_values")
+        assert_allclose(list(task_scores(model, X, amounts).values()), expected)
+
     def test_pipeline(self, data):
         X, Y = data
         model = make_pipeline(StandardScaler(), LinearTasks()).fit(X, Y)
@@ -267,7 +277,7 @@ class TestErrors:
 
     def test_rows_must_match(self, data, fitted):
         X, Y = data
-        with pytest.raises(ValueError, match="X with 150 rows and Y with 149"):
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
             task_scores(fitted, X, Y[1:])
 
     def test_a_task_named_mean(self, data):
@@ -366,7 +376,7 @@ class TestUndefined:
         assert np.isnan(scores["buys"])
         assert_allclose(scores["mean"], (scores["size"] + scores["wage"]) / 2)
         assert make_task_scorer(metric, task="buys", undefined=0.5)(fitted, X, Y) == 0.5
-        with pytest.raises(ValueError, match="for task 'buys'.*MultiTaskStratifiedKFold"):
+        with pytest.raises(ValueError, match=r"for task 'buys'.*MultiTaskStratifiedKFold"):
             make_task_scorer(metric, task="buys", undefined="raise")(fitted, X, Y)
 
     @pytest.mark.parametrize("metric", ["accuracy", "neg_log_loss", "neg_brier_score"])
@@ -573,3 +583,48 @@ class TestScorersInScikitLearn:
             make_task_scorer("roc_auc", task=0)(model, X[rows], Y[rows]),
             roc_auc_score(Y["buys"][rows], alone.predict_proba(X[rows])[:, 1]),
         )
+
+
+class TestOurEstimators:
+    @staticmethod
+    def network(**options):
+        kinds = {"buys": "classification", "size": "classification", "wage": "regression"}
+        return MultiTaskEstimator(
+            tasks=kinds, hidden_layer_sizes=(4,), max_iter=200, tol=1.0, random_state=0, **options
+        )
+
+    def test_mean_score_is_the_estimators_own_score(self, data):
+        X, Y = data
+        cells = np.random.default_rng(0).integers(0, 3, size=Y.shape)
+        model = self.network().fit(X, Y)
+        assert_allclose(mean_score(model, X, Y), model.score(X, Y))
+        assert_allclose(
+            mean_score(model, X, Y[["wage", "buys", "size"]], sample_weight=cells),
+            model.score(X, Y, sample_weight=cells),
+        )
+
+    def test_single_task_labels(self, data):
+        X, Y = data
+        model = MultiTaskClassifier(hidden_layer_sizes=(4,), tol=1.0, random_state=0)
+        model.fit(X, Y["buys"])
+        assert_allclose(task_scores(model, X, Y["buys"])["task0"], model.score(X, Y["buys"]))
+
+    def test_search_over_task_weights_by_every_task(self, data):
+        """A heavy weight on a task is found to be best for that task's own score."""
+        X, Y = data
+        model = make_pipeline(StandardScaler(), self.network())
+        weights = [(1.0, 1.0, 0.0), (1.0, 1.0, 50.0)]
+        search = GridSearchCV(
+            model,
+            {"multitaskestimator__task_weights": weights},
+            cv=MultiTaskStratifiedKFold(2, random_state=0),
+            scoring=make_multi_task_scorer(BY_KIND),
+            refit="wage",
+            n_jobs=2,
+        ).fit(X, Y)
+        results = search.cv_results_
+        assert {"mean_test_buys", "mean_test_size", "mean_test_wage", "mean_test_mean"} <= set(
+            results
+        )
+        assert search.best_params_ == {"multitaskestimator__task_weights": weights[1]}
+        assert list(task_scores(search, X, Y)) == ["buys", "size", "wage"]

@@ -15,7 +15,7 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor, Voti
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.inspection import partial_dependence, permutation_importance
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import (
     FixedThresholdClassifier,
     GridSearchCV,
@@ -23,11 +23,14 @@ from sklearn.model_selection import (
     TunedThresholdClassifierCV,
     cross_val_score,
 )
+from sklearn.multioutput import MultiOutputRegressor
+from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
+from sk_mtl.estimators import MultiTaskClassifier, MultiTaskEstimator, MultiTaskRegressor
 from sk_mtl.views import TaskView
 
 
@@ -103,8 +106,11 @@ class TestOneTask:
         forest = RandomForestClassifier(n_estimators=3, random_state=0).fit(X, labels)
         view = TaskView(forest, "task1")
         assert_array_equal(view.predict_proba(X), forest.predict_proba(X)[1])
-        amounts = RandomForestRegressor(n_estimators=3).fit(X, np.column_stack([Y["wage"]] * 2))
-        assert is_regressor(TaskView(amounts, 1))
+        amounts = np.column_stack([Y["wage"], -Y["wage"]])
+        for regressor in (RandomForestRegressor(3), Ridge(), MultiOutputRegressor(Ridge())):
+            view = TaskView(regressor.fit(X, amounts), 1)
+            assert is_regressor(view)
+            assert_array_equal(view.predict(X), regressor.predict(X)[:, 1])
 
 
 class TestScikitLearnContract:
@@ -151,11 +157,9 @@ class TestScikitLearnContract:
             TaskView(fitted, task).predict(data[0])
 
     def test_predictions_of_another_width_are_refused(self, data):
-        """LinearRegression does not tell how many targets it has; column 0 would be a guess."""
-        from sklearn.linear_model import LinearRegression
-
+        """Neighbours do not tell how many targets they have; column 0 would be a guess."""
         X, Y = data
-        model = LinearRegression().fit(X, np.column_stack([Y["wage"], -Y["wage"]]))
+        model = KNeighborsRegressor().fit(X, np.column_stack([Y["wage"], -Y["wage"]]))
         with pytest.raises(ValueError, match="expected one column for each of"):
             TaskView(model, 0).predict(X)
 
@@ -261,3 +265,53 @@ def test_a_view_of_a_classifier_tagged_estimator(data):
     X, Y = data
     view = TaskView(LinearClassifiers().fit(X, Y[["buys", "size"]]), "size")
     assert is_classifier(view) and get_tags(view).classifier_tags.multi_class
+
+
+class TestOurEstimators:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def network(cls, data):
+        X, Y = data
+        return make_pipeline(
+            StandardScaler(),
+            MultiTaskEstimator(
+                tasks={"buys": "classification", "size": "classification", "wage": "regression"},
+                hidden_layer_sizes=(8,),
+                learning_rate_init=0.02,
+                max_iter=400,
+                tol=1e-2,
+                random_state=0,
+            ),
+        ).fit(X, Y)
+
+    def test_views_show_what_the_network_predicts(self, data, network):
+        X, _ = data
+        table, proba = network.predict(X), network.predict_proba(X)
+        for t, name in enumerate(["buys", "size"]):
+            view = TaskView(network, name)
+            assert is_classifier(view)
+            assert_array_equal(view.predict(X), table[:, t].astype(view.classes_.dtype))
+            assert_array_equal(view.predict_proba(X), proba[t])
+        wage = TaskView(network, "wage")
+        assert is_regressor(wage) and not hasattr(wage, "predict_proba")
+        assert_array_equal(wage.predict(X), table[:, 2].astype(float))
+
+    def test_calibration_and_thresholds(self, data, network):
+        X, Y = data
+        rows = Y["buys"].notna()
+        X, y = X[rows], Y["buys"][rows].astype(int)
+        view = TaskView(network, "buys")
+        assert CalibratedClassifierCV(FrozenEstimator(view)).fit(X, y).score(X, y) > 0.8
+        tuned = TunedThresholdClassifierCV(view, cv="prefit", refit=False).fit(X, y)
+        assert tuned.score(X, y) > 0.8
+
+    def test_every_estimator(self, data):
+        X, Y = data
+        small = {"hidden_layer_sizes": (4,), "max_iter": 300, "tol": 1.0, "random_state": 0}
+        classifier = MultiTaskClassifier(**small).fit(X, Y[["buys", "size"]])
+        assert TaskView(classifier, "size").predict_proba(X).shape == (120, 3)
+        alone = MultiTaskClassifier(**small).fit(X, Y["size"])
+        assert_array_equal(TaskView(alone, 0).predict(X), alone.predict(X))
+        regressor = MultiTaskRegressor(**small).fit(X, Y[["wage"]].assign(other=-Y["wage"]))
+        assert is_regressor(TaskView(regressor, "other"))
+        assert_array_equal(TaskView(regressor, 1).predict(X), regressor.predict(X)[:, 1])

@@ -20,8 +20,8 @@ from sk_mtl._support import (
     HasMethods,
     Interval,
     SingleClassWarning,
-    StrOptions,
     Stream,
+    StrOptions,
     check_device,
     fit_context,
     resolve_recipe,
@@ -47,13 +47,14 @@ from sk_mtl.tasks import (
 
 
 class BaseMultiTask(
-    CallbackSupportMixin,  # type: ignore[misc]
+    CallbackSupportMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     BaseEstimator,
 ):
     """Base of the multi-task estimators; not for direct use."""
 
+    task_names_: list[str]
     _default_losses: ClassVar[dict[str, str]] = {
         "binary": "log_loss",
         "multiclass": "log_loss",
@@ -147,9 +148,7 @@ class BaseMultiTask(
         return self
 
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(
-        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
-    ) -> Any:
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Any:
         """Train for one epoch on a batch of data.
 
         Parameters
@@ -197,9 +196,7 @@ class BaseMultiTask(
         check_consistent_length(X, targets.columns[0].values)
         return X, targets
 
-    def _validated(
-        self, X: Any, *, reset: bool, targets: Targets | None = None
-    ) -> NDArray[Any]:
+    def _validated(self, X: Any, *, reset: bool, targets: Targets | None = None) -> NDArray[Any]:
         dtypes = admissible_dtypes(self.dtype if reset else "auto")
         return cast(
             "NDArray[Any]",
@@ -300,7 +297,7 @@ class BaseMultiTask(
         for value, kind, name in zip(given, kinds, names, strict=True):
             form = "binary" if kind == "classification" else "regression"
             value = self._default_losses[form] if value is None else value
-            loss: Loss = resolve_recipe(value, LOSSES, Loss, "loss")  # type: ignore[type-abstract]
+            loss: Loss = resolve_recipe(value, LOSSES, Loss, "loss")
             if form not in loss.kinds:
                 fitting = sorted(n for n, cls in LOSSES.items() if form in cls.kinds)
                 raise ValueError(
@@ -387,7 +384,8 @@ class BaseMultiTask(
 
     @property
     def _torch_dtype(self) -> torch.dtype:
-        return next(self.net_.module_.parameters()).dtype
+        dtype: torch.dtype = next(self.net_.module_.parameters()).dtype
+        return dtype
 
     def _resolved_device(self) -> torch.device:
         return check_device(self.device)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TypeVar
 
-PARAMETERS = '''
+PARAMETERS = """
 trunk : str or Trunk, default="shared_bottom"
     What stands between the features and the heads: "shared_bottom", "mmoe", "ple",
     "single_task", or an object such as ``MMoE(n_experts=4)``.
@@ -70,15 +71,15 @@ device : str or torch.device, default="cpu"
 callbacks : list of skorch callbacks or None, default=None
     Told of every epoch (and batch) of the training; copied before use. They see encoded
     targets.
-'''
+"""
 
-CLASS_WEIGHT = '''class_weight : dict, list, "balanced" or None, default=None
+CLASS_WEIGHT = """class_weight : dict, list, "balanced" or None, default=None
     Weights of classes: "balanced" for all tasks; for one-dimensional y a dict by class; for
     several tasks a dict by task name or a list, of "balanced", dicts by class, or None.
     "balanced" is taken over the labelled samples of each task.
-'''
+"""
 
-ATTRIBUTES = '''
+ATTRIBUTES = """
 task_names_ : list of str
     Names of the tasks: the columns of a frame Y, else ``task0``, ``task1``, ...
 task_types_ : list of str
@@ -107,11 +108,11 @@ best_iter_ : int
 net_ : skorch.NeuralNet
     The trained net: ``net_.module_`` is the torch module, ``net_.history`` has the losses and
     weights of every task and epoch.
-'''
+"""
 
-CLASSES = '''classes_ : ndarray of shape (n_classes,) or list of such arrays
+CLASSES = """classes_ : ndarray of shape (n_classes,) or list of such arrays
     Classes; a list with one array a task for two-dimensional Y{extra}.
-'''
+"""
 
 LOSS = {
     "classifier": '"log_loss" or "focal", an object such as ``Focal(gamma=1)``, or one a task\n'
@@ -127,7 +128,7 @@ LOSS = {
 ClassT = TypeVar("ClassT", bound=type)
 
 
-def document(kind: str) -> "callable[[ClassT], ClassT]":  # type: ignore[valid-type]
+def document(kind: str) -> Callable[[ClassT], ClassT]:
     """Return a decorator that fills ``{parameters}`` and ``{attributes}`` in a docstring."""
 
     def fill(cls: ClassT) -> ClassT:

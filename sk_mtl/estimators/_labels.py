@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.validation import _check_sample_weight
 
+from sk_mtl._support import check_sample_weight
 from sk_mtl.targets import Targets
 from sk_mtl.tasks import Task, by_task
 
@@ -48,7 +48,7 @@ def check_weights(
     if sample_weight is None:
         return None
     if len(np.asarray(sample_weight).shape) != 2:
-        checked = _check_sample_weight(
+        checked = check_sample_weight(
             sample_weight,
             X,
             dtype=dtype,
@@ -111,9 +111,7 @@ def encode_labels(
     return Labels(y, None if weight is None else weight.astype(dtype, copy=False))
 
 
-def class_factors(
-    rule: Any, task: Task, codes: NDArray[Any], weight: NDArray[Any]
-) -> NDArray[Any]:
+def class_factors(rule: Any, task: Task, codes: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
     """Return the weight of every class of a task."""
     assert task.classes is not None
     if isinstance(rule, Mapping):

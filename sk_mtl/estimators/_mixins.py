@@ -22,7 +22,7 @@ class ProbabilityMixin:
     """``predict_proba`` and ``predict_log_proba`` for estimators with classification tasks."""
 
     @available_if(_has_classes)
-    def predict_proba(self, X: Any) -> Any:
+    def predict_proba(self: Any, X: Any) -> Any:
         """Predict class probabilities.
 
         Parameters
@@ -36,11 +36,11 @@ class ProbabilityMixin:
             A list with one array a task for two-dimensional training labels, None for a
             regression task; columns in the order of ``classes_``.
         """
-        columns = self._probabilities(X)  # type: ignore[attr-defined]
-        return columns[0] if self._one_d else columns  # type: ignore[attr-defined]
+        columns = self._probabilities(X)
+        return columns[0] if self._one_d else columns
 
     @available_if(_has_classes)
-    def predict_log_proba(self, X: Any) -> Any:
+    def predict_log_proba(self: Any, X: Any) -> Any:
         """Predict the logarithm of class probabilities.
 
         Parameters
@@ -63,7 +63,7 @@ class ProbabilityMixin:
 class ScoreMixin:
     """``score`` that skips missing labels; it must precede scikit-learn's mixins."""
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def score(self: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the mean over tasks of accuracy (classes) or R2 (amounts).
 
         Parameters
@@ -81,8 +81,8 @@ class ScoreMixin:
             1 is perfect. A task without labels is left out.
         """
         check_is_fitted(self)
-        targets = self._aligned(read_targets(y))  # type: ignore[attr-defined]
-        columns = self._predict_columns(X)  # type: ignore[attr-defined]
+        targets = self._aligned(read_targets(y))
+        columns = self._predict_columns(X)
         check_consistent_length(columns[0], targets.columns[0].values)
         weight = check_weights(
             sample_weight, columns[0].reshape(-1, 1), self.task_names_, np.float64

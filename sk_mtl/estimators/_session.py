@@ -64,8 +64,7 @@ class Session:
 
     def _encode(self, targets: Targets, weight: NDArray[Any] | None) -> Labels:
         aligned = self.est._aligned(targets)
-        labels = encode_labels(aligned, self.est._tasks, weight, self.class_weights, self.dtype)
-        return labels
+        return encode_labels(aligned, self.est._tasks, weight, self.class_weights, self.dtype)
 
     def add_validation(
         self, X: NDArray[Any], targets: Targets, weight: NDArray[Any] | None
@@ -73,14 +72,10 @@ class Session:
         """Use these rows for validation."""
         labels = self._encode(targets, weight)
         if np.isnan(labels.y).all():
-            raise ValueError(
-                "Got y_val without any label, expected at least one to validate on."
-            )
+            raise ValueError("Got y_val without any label, expected at least one to validate on.")
         self.valid = self._data(X, labels, None)
 
-    def _data(
-        self, X: NDArray[Any], labels: Labels, rows: NDArray[np.intp] | None
-    ) -> TaskData:
+    def _data(self, X: NDArray[Any], labels: Labels, rows: NDArray[np.intp] | None) -> TaskData:
         """Return encoded rows as tensors on the device."""
         y = self._without_constant_tasks(labels.y)
         return TaskData(
@@ -135,12 +130,10 @@ class Session:
             return self.valid is not None or n_rows > AUTO_EARLY_STOPPING_ROWS
         return bool(self.est.early_stopping)
 
-    def _split(
-        self, rows: NDArray[np.intp] | None
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    def _split(self, rows: NDArray[np.intp] | None) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Set validation rows aside; a task keeps at least one label for training."""
         rows = np.arange(len(self.X)) if rows is None else rows
-        n_valid = int(round(self.est.validation_fraction * len(rows)))
+        n_valid = round(self.est.validation_fraction * len(rows))
         if not 0 < n_valid < len(rows):
             raise ValueError(
                 f"Got validation_fraction={self.est.validation_fraction} of {len(rows)} rows, "
@@ -167,7 +160,7 @@ class Session:
     def _network(self, *, continued: bool) -> tuple[MultiTaskNetwork, Trunk]:
         """Return the network trained so far, or a new one."""
         est = self.est
-        trunk: Trunk = resolve_recipe(est.trunk, TRUNKS, Trunk, "trunk")  # type: ignore[type-abstract]
+        trunk: Trunk = resolve_recipe(est.trunk, TRUNKS, Trunk, "trunk")
         if continued:
             if est._fitted_architecture != self._architecture():
                 raise ValueError(
@@ -182,9 +175,7 @@ class Session:
             n_inputs=self.X.shape[1],
             n_tasks=est.n_tasks_,
             hidden_layer_sizes=_sizes(est.hidden_layer_sizes, "hidden_layer_sizes"),
-            head_hidden_layer_sizes=_sizes(
-                est.head_hidden_layer_sizes, "head_hidden_layer_sizes"
-            ),
+            head_hidden_layer_sizes=_sizes(est.head_hidden_layer_sizes, "head_hidden_layer_sizes"),
             activation=est.activation,
             dropout=est.dropout,
             seeds=[tuple(est._seeds[:3])],
@@ -199,7 +190,10 @@ class Session:
         """Return the skorch net, not yet initialised."""
         est = self.est
         weighting: Weighting = resolve_recipe(
-            est.weighting, WEIGHTINGS, Weighting, "weighting"  # type: ignore[type-abstract]
+            est.weighting,
+            WEIGHTINGS,
+            Weighting,
+            "weighting",
         )
         if est.task_weights is not None and not weighting.uses_task_weights:
             raise ValueError(

@@ -41,7 +41,7 @@ class Loss(Recipe):
         """
         return n_classes if n_classes > 2 else 1
 
-    def check_targets(self, values: NDArray[np.float64], task: str) -> None:  # noqa: B027
+    def check_targets(self, values: NDArray[np.float64], task: str) -> None:
         """Raise ``ValueError`` where the loss is not defined for these regression targets."""
 
     @abstractmethod

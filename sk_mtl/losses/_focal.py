@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from numbers import Real
-from typing import Any
 
 from torch import Tensor
 
@@ -45,5 +44,5 @@ class Focal(LogLoss):
         """Return (1 - p)^gamma * -log p."""
         nll = super().elementwise(raw, target)
         # 1 - p = -expm1(-nll), exact for small nll; the floor keeps the power's slope finite.
-        miss: Any = (-(-nll).expm1()).clamp_min(1e-12)
-        return miss**self.gamma * nll
+        miss = (-(-nll).expm1()).clamp_min(1e-12)
+        return miss.pow(self.gamma) * nll

@@ -28,7 +28,8 @@ class LogLoss(Loss):
             logit = raw.squeeze(-1)
             target = target.expand_as(logit)
             return F.binary_cross_entropy_with_logits(logit, target, reduction="none")
-        picked = raw.gather(-1, target.long().unsqueeze(-1)).squeeze(-1)
+        index = target.long().expand(raw.shape[:-1]).unsqueeze(-1)
+        picked = raw.gather(-1, index).squeeze(-1)
         return raw.logsumexp(-1) - picked
 
     def to_prediction(self, raw: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
+from sk_mtl._support import safe_indexing
 from sk_mtl.metrics._rules import (
     KINDS,
     Metric,
@@ -177,7 +177,7 @@ def score_tasks(
     samples = _read_samples(names, chosen, classes, targets, weights)
     rows = np.flatnonzero(np.any([sample.labelled for sample in samples], axis=0))
     if len(rows) < targets.n_samples:
-        X = _safe_indexing(X, rows)
+        X = safe_indexing(X, rows)
     remembered = _Remembered(estimator, X, rows, names, classes)
     return {
         sample.task: _score(TaskView(remembered, sample.index), sample, metric, undefined)

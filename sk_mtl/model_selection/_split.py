@@ -17,7 +17,7 @@ from sk_mtl.tasks import by_task, infer_kinds
 Kind = Literal["classification", "regression"]
 
 
-class MultiTaskStratifiedKFold(BaseCrossValidator):  # type: ignore[misc]
+class MultiTaskStratifiedKFold(BaseCrossValidator):
     """K folds stratified over all tasks at once, for labels with gaps too.
 
     Every fold gets its share of each task's classes, of each task's amounts (binned by

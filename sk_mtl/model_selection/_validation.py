@@ -11,15 +11,15 @@ from sklearn import get_config
 from sklearn.base import clone, is_regressor
 from sklearn.exceptions import UnsetMetadataPassedError
 from sklearn.model_selection import KFold, check_cv
-from sklearn.utils import _safe_indexing, indexable
+from sklearn.utils import indexable
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
     process_routing,
 )
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _check_method_params
 
+from sk_mtl._support import check_method_params, safe_indexing
 from sk_mtl.model_selection._split import MultiTaskStratifiedKFold
 from sk_mtl.targets import Column, Targets, read_targets
 from sk_mtl.tasks import as_labels
@@ -190,9 +190,9 @@ def _fit_and_predict(
     method: str,
 ) -> tuple[Any, Classes]:
     """Fit one fold; return its predictions and the classes of its columns."""
-    params = _check_method_params(X, params=fit_params, indices=train)
-    estimator.fit(_safe_indexing(X, train), _safe_indexing(y, train), **params)
-    return getattr(estimator, method)(_safe_indexing(X, test)), task_classes(estimator)
+    params = check_method_params(X, params=fit_params, indices=train)
+    estimator.fit(safe_indexing(X, train), safe_indexing(y, train), **params)
+    return getattr(estimator, method)(safe_indexing(X, test)), task_classes(estimator)
 
 
 def _join(

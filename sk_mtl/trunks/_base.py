@@ -42,9 +42,7 @@ class TrunkSpec:
     draws: Draws
     seed: int = 0
 
-    def mlp(
-        self, n_inputs: int, *, parallel: int | None = None, tie: bool = False
-    ) -> StackedMLP:
+    def mlp(self, n_inputs: int, *, parallel: int | None = None, tie: bool = False) -> StackedMLP:
         """Return hidden layers as the estimator asks for them, ``parallel`` side by side."""
         self.seed += 1000  # masks of their own for every perceptron
         return StackedMLP(
@@ -58,9 +56,7 @@ class TrunkSpec:
             tie=tie,
         )
 
-    def gate(
-        self, n_inputs: int, n_outputs: int, *, parallel: int | None = None
-    ) -> StackedLinear:
+    def gate(self, n_inputs: int, n_outputs: int, *, parallel: int | None = None) -> StackedLinear:
         """Return the linear layer under a gate's softmax."""
         return StackedLinear(n_inputs, n_outputs, self.draws, parallel=parallel)
 
