@@ -6,7 +6,10 @@ scikit-learn's private helpers are imported here and nowhere else.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
+import sys
+import warnings
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, TypeVar
@@ -16,7 +19,7 @@ import torch
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import _check_method_params, _check_sample_weight
+from sklearn.utils.validation import _check_method_params
 
 try:  # scikit-learn >= 1.9
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -41,20 +44,20 @@ __all__ = [
     "Stream",
     "check_device",
     "check_method_params",
-    "check_sample_weight",
     "did_you_mean",
     "fit_context",
     "require",
     "resolve_recipe",
     "safe_indexing",
     "spawn_seeds",
+    "undo_on_error",
+    "warn",
     "with_callbacks",
 ]
 
 fit_context = _fit_context
 safe_indexing = _safe_indexing
 check_method_params = _check_method_params
-check_sample_weight = _check_sample_weight
 
 
 class InferredTaskTypesWarning(UserWarning):
@@ -88,6 +91,30 @@ class Recipe(BaseEstimator):
 
 
 RecipeT = TypeVar("RecipeT", bound=Recipe)
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the user's code, past our frames and scikit-learn's."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_globals["__name__"].startswith(("sk_mtl", "sklearn")):
+        level, frame = level + 1, frame.f_back  # type: ignore[assignment]
+    warnings.warn(message, category, stacklevel=level)
+
+
+def undo_on_error(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of an estimator that, where it fails, leaves it as it was before."""
+
+    @functools.wraps(method)
+    def undone_on_error(estimator: Any, *args: Any, **kwargs: Any) -> Any:
+        before = dict(vars(estimator))
+        try:
+            return method(estimator, *args, **kwargs)
+        except BaseException:
+            vars(estimator).clear()
+            vars(estimator).update(before)
+            raise
+
+    return undone_on_error
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
@@ -142,16 +169,13 @@ def check_device(device: str | torch.device) -> torch.device:
         raise ValueError(
             f"Got device={device!r}, expected 'cpu', 'cuda', 'mps' or 'auto'."
         ) from error
-    available = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not available.get(resolved.type, True):
+    try:
+        torch.empty(1, device=resolved).item()
+    except (AssertionError, RuntimeError) as error:  # torch raises either
         raise ValueError(
-            f"Got device={device!r}, but torch finds no such device on this machine. "
+            f"Got device={str(device)!r}, expected one that torch can compute on here. "
             "Use device='cpu' or device='auto'."
-        )
+        ) from error
     return resolved
 
 

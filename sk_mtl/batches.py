@@ -58,8 +58,8 @@ class TaskData(Dataset[Any]):
 
     def select(self, rows: Any) -> tuple[dict[str, Tensor | None], Tensor]:
         """Return the batch of the given rows of X, as skorch hands it around."""
-        weight = None if self._weight is None else self._weight[rows]
-        return {"X": self._X[rows], "sample_weight": weight}, self._y[rows]
+        weight = None if self._weight is None else _take(self._weight, rows)
+        return {"X": _take(self._X, rows), "sample_weight": weight}, _take(self._y, rows)
 
     def to(self, device: torch.device) -> TaskData:
         """Return the same data on a device."""
@@ -68,6 +68,11 @@ class TaskData(Dataset[Any]):
         weight = None if self._weight is None else self._weight.to(device)
         rows = None if self.rows is None else self.rows.to(device)
         return TaskData(self._X.to(device), self._y.to(device), weight, rows)
+
+
+def _take(table: Tensor, rows: Any) -> Tensor:
+    """Return rows of a table, by the fast kernel where they are given by their indices."""
+    return table.index_select(0, rows) if isinstance(rows, Tensor) else table[rows]
 
 
 class Batches:

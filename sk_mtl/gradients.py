@@ -56,11 +56,12 @@ def task_jacobian(
         seeds = cotangents.new_zeros(network.n_tasks, *cotangents.shape)
         seeds[index, index] = cotangents
         cotangents = seeds
-    parameters = list(network.trunk.parameters())
-    rows = torch.autograd.grad(
-        features, parameters, cotangents, is_grads_batched=True, materialize_grads=True
-    )
-    jacobian = torch.cat([row.flatten(1) for row in rows], dim=1)
+    jacobian = losses.new_zeros(network.n_tasks, 0)  # a trunk without parameters
+    if parameters := list(network.trunk.parameters()):
+        rows = torch.autograd.grad(
+            features, parameters, cotangents, is_grads_batched=True, materialize_grads=True
+        )
+        jacobian = torch.cat([row.flatten(1) for row in rows], dim=1)
     return losses.detach(), mass, tuple(o.detach() for o in outputs), jacobian
 
 
@@ -82,8 +83,8 @@ def set_gradients(network: MultiTaskNetwork, jacobian: Tensor, share: Tensor) ->
         stop = start + parameter.numel()
         parameter.grad = combined[start:stop].view_as(parameter)
         start = stop
-    for head, group in zip(network.heads, network.groups, strict=True):
-        own = share[list(group.tasks)]
+    for head in network.heads:
+        own = share.index_select(-1, head.tasks)  # type: ignore[arg-type]
         for parameter in head.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(own.view(-1, *[1] * (parameter.dim() - 1)))

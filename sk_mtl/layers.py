@@ -124,15 +124,24 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layers; see the class for shapes."""
-        weight = self.weight
+        weight, bias = self.weight, self.bias
         if self.parallel is None or x.dim() == weight.dim():
-            return affine(x, weight, self.bias)
-        # One input for all parallel layers: a single wide product instead of a batch.
-        *stack, parallel, n_outputs, n_inputs = weight.shape
-        bias = self.bias.view(*stack, parallel * n_outputs)
-        wide = affine(x, weight.view(*stack, parallel * n_outputs, n_inputs), bias)
-        wide = wide.view(*wide.shape[:-1], parallel, n_outputs)
-        return wide.transpose(-3, -2)  # (*stack, parallel, batch, out)
+            return affine(x, weight, bias)
+        if weight.dim() == 3 and weight.shape[-2] == 1:  # the usual heads: one wide product
+            return torch.addmm(bias, weight.squeeze(-2), x.mT).unsqueeze(-1)
+        return affine(
+            x.unsqueeze(-3).expand(*[-1] * (x.dim() - 2), self.parallel, -1, -1), weight, bias
+        )
+
+    def fan_out(self, x: Tensor) -> Tensor:
+        """Apply the layers to one input, as one wide product.
+
+        Shape: ``(*stack, batch, n_inputs)`` -> ``(*stack, batch, parallel, n_outputs)``.
+        """
+        *stack, parallel, n_outputs, n_inputs = self.weight.shape
+        weight = self.weight.view(*stack, parallel * n_outputs, n_inputs)
+        wide = affine(x, weight, self.bias.view(*stack, parallel * n_outputs))
+        return wide.view(*wide.shape[:-1], parallel, n_outputs)
 
 
 class Dropout(nn.Module):
@@ -226,12 +235,23 @@ class StackedMLP(nn.Module):
         return x
 
 
+def gate_weights(gates: StackedLinear, x: Tensor) -> Tensor:
+    """Return the softmax of parallel gates, in the order that :func:`mix` reads.
+
+    Shape: ``(*stack[, task], batch, n_inputs)`` -> ``(*stack, batch, task, expert)``.
+    """
+    if x.dim() < gates.weight.dim():
+        return gates.fan_out(x).softmax(-1)
+    logits: Tensor = gates(x)
+    return logits.transpose(-3, -2).softmax(-1)
+
+
 def mix(gates: Tensor, experts: Tensor) -> Tensor:
     """Return every task's mixture of experts that all tasks share.
 
-    Shape: gates ``(*stack, task, batch, expert)``, experts ``(*stack, expert, batch, d)`` ->
+    Shape: gates ``(*stack, batch, task, expert)``, experts ``(*stack, expert, batch, d)`` ->
     ``(*stack, task, batch, d)``. One small product a sample, so that no (task, expert, batch, d)
     tensor is ever made.
     """
-    per_sample = gates.transpose(-3, -2) @ experts.transpose(-3, -2)  # (*stack, batch, task, d)
+    per_sample = gates @ experts.transpose(-3, -2)  # (*stack, batch, task, d)
     return per_sample.transpose(-3, -2)

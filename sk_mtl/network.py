@@ -51,15 +51,28 @@ def group_tasks(tasks: Sequence[Task], losses: Sequence[Loss]) -> list[HeadGroup
 class Heads(nn.Module):
     """The heads of one group: optional hidden layers, then a linear output, a task.
 
+    Parameters
+    ----------
+    tower : StackedMLP
+        Hidden layers.
+    output : StackedLinear
+        Output layer.
+    tasks : sequence of int
+        The group's tasks.
+
     Notes
     -----
     Shape: ``(*stack[, task], batch, n_inputs)`` -> ``(*stack, task, batch, n_outputs)``.
     """
 
-    def __init__(self, tower: StackedMLP, output: StackedLinear) -> None:
+    tasks: Tensor
+
+    def __init__(self, tower: StackedMLP, output: StackedLinear, tasks: Sequence[int]) -> None:
         super().__init__()
         self.tower = tower
         self.output = output
+        # Lies on the device, so that selecting by it makes no batch wait for a copy.
+        self.register_buffer("tasks", torch.tensor(tasks), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the raw outputs of the group's tasks."""
@@ -100,8 +113,8 @@ class MultiTaskNetwork(nn.Module):
     def heads_of(self, features: Tensor) -> tuple[Tensor, ...]:
         """Return the raw outputs for features ``(*stack[, task], batch, d)``."""
         return tuple(
-            head(self._select(features, group))
-            for head, group in zip(self.heads, self.groups, strict=True)
+            head(self._select(features, head.tasks))  # type: ignore[arg-type]
+            for head in self.heads
         )
 
     def has_task_axis(self, features: Tensor) -> bool:
@@ -109,12 +122,19 @@ class MultiTaskNetwork(nn.Module):
         output: StackedLinear = self.heads[0].output  # type: ignore[assignment]
         return features.dim() == output.weight.dim()
 
-    def _select(self, features: Tensor, group: HeadGroup) -> Tensor:
+    def _select(self, features: Tensor, tasks: Tensor) -> Tensor:
         """Return the features of a group's tasks; shared features serve every group."""
-        if len(group.tasks) == self.n_tasks or not self.has_task_axis(features):
+        if not self.has_task_axis(features):
             return features
-        index = torch.tensor(group.tasks, device=features.device)
-        return features.index_select(-3, index)
+        if features.shape[-3] != self.n_tasks:
+            raise ValueError(
+                f"Got features of shape {tuple(features.shape)} from the trunk, expected "
+                f"{self.n_tasks} on the task axis (third from the right), or no such axis where "
+                "all tasks see the same. Squeeze it."
+            )
+        if len(tasks) == self.n_tasks:
+            return features
+        return features.index_select(-3, tasks)
 
 
 def build_network(
@@ -186,5 +206,5 @@ def build_network(
         output = StackedLinear(
             tower.n_outputs, group.n_outputs, draws, parallel=n_heads, tie=trunk.private
         )
-        heads.append(Heads(tower, output))
+        heads.append(Heads(tower, output, group.tasks))
     return MultiTaskNetwork(body, heads, groups, n_tasks)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sk_mtl.network import HeadGroup
+from sk_mtl.weighting import ConstantWeights
 
 
 class Objective(nn.Module):
@@ -103,6 +104,14 @@ class Objective(nn.Module):
             return losses, None
         return losses, torch.cat([m for m in masses if m is not None]).index_select(-1, self.order)
 
+    def weigh(self, statistic: Tensor) -> Tensor:
+        """Return the weights for what the weighting needs.
+
+        A copy, unless they are constant: a weighting may update its own tensor in every step.
+        """
+        weights: Tensor = self.balance(statistic)
+        return weights if isinstance(self.balance, ConstantWeights) else weights.detach().clone()
+
     def normalised(self, weights: Tensor, mass: Tensor | None) -> Tensor:
         """Return the weights of L: they add up to one over the tasks present in the batch.
 
@@ -111,7 +120,8 @@ class Objective(nn.Module):
         if mass is None and self._known is not None and self._known[0] is weights:
             return self._known[1]
         present = weights if mass is None else weights * (mass > 0)
-        total = present.sum(-1, keepdim=True)
+        # Private networks do not notice which others have labels in the batch.
+        total = (weights if self.private else present).sum(-1, keepdim=True)
         share = present / torch.where(total > 0, total, 1.0)
         if self.private:
             share = share * self.n_tasks
@@ -135,7 +145,9 @@ def _masked_mean(
         mass = weight.sum(-1)
         return (each * weight).sum(-1) / mass, mass
     observed = ~target.isnan()
-    # Select before the loss and after it: a NaN that is multiplied by zero is still NaN.
+    # Select before the loss and after it: NaN, or infinity, times zero is still NaN, also in the
+    # gradient (exp(raw) of a row without a count may overflow).
+    raw = torch.where(observed.unsqueeze(-1), raw, 0.0)
     safe = torch.where(observed, target, 0.0)
     each = loss.elementwise(raw, safe)  # type: ignore[attr-defined]
     each = torch.where(observed, each, 0.0)

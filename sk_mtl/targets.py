@@ -138,13 +138,13 @@ def _split_columns(y: Any) -> tuple[list[Any], list[Any] | None, int]:
 
 
 def _as_array(y: Any) -> NDArray[Any]:
-    """Convert nested lists; numbers stay numbers only if no string or None is among them."""
+    """Convert nested lists; columns of one type keep it, the others stay objects."""
     array = y if hasattr(y, "__array__") else np.asarray(y, dtype=object)
     array = np.asarray(array)
     if array.dtype != object or array.ndim == 0:
         return array
     simple = {type(v) for v in array.ravel()}
-    if (simple and simple <= {bool}) or simple <= {int, float, np.float64, np.int64}:
+    if simple == {bool} or simple == {str} or simple <= {int, float, np.float64, np.int64}:
         return np.asarray(array.tolist())
     return array
 
@@ -152,8 +152,11 @@ def _as_array(y: Any) -> NDArray[Any]:
 def _read_column(column: Any, name: str) -> Column:
     """Return one task's labels with a mask."""
     if isinstance(column, np.ma.MaskedArray):
-        inner = _read_column(np.asarray(column.data), name)
-        return Column(inner.values, inner.missing | np.ma.getmaskarray(column))
+        mask, data = np.ma.getmaskarray(column), np.array(column.data)
+        if data.dtype.kind in "fO":  # what is behind the mask is not even looked at
+            data[mask] = np.nan
+        inner = _read_column(data, name)
+        return Column(inner.values, inner.missing | mask)
     array = _column_array(column)
     kind = array.dtype.kind
     if kind in "mM":

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from sk_mtl._support import did_you_mean
 from sk_mtl.targets import Column, Targets
 
 Kind = Literal["binary", "multiclass", "regression"]
@@ -50,33 +51,34 @@ class Task:
     def encode(self, column: Column, dtype: Any) -> NDArray[Any]:
         """Return class indices or standardised targets, NaN where the label is missing."""
         if self.classes is None:
-            values = column.values.astype(dtype)
-            values -= dtype(self.mean)
-            values /= dtype(self.scale)
-            if column.missing.any():
-                values[column.missing] = np.nan
-            return values
+            check_numbers(column, self.name)
+            # In double precision: amounts that differ late would be equal in single precision.
+            values = (column.values.astype(np.float64) - self.mean) / self.scale
+            values[column.missing] = np.nan
+            return values.astype(dtype, copy=False)
         codes = np.full(len(column.values), np.nan, dtype=dtype)
         observed = as_labels(column.observed)
-        index, known = self._look_up(observed)
+        self.check_type(observed)
+        index = np.searchsorted(self.classes, observed).clip(max=self.n_classes - 1)
+        known = np.asarray(self.classes[index] == observed)
         if not known.all():
             raise ValueError(
                 f"Got labels {sorted(set(observed[~known].tolist()))[:5]} in task "
                 f"{self.name!r}, expected labels seen at fit time: {self.classes.tolist()[:10]}. "
-                "Refit, or pass every class at the first partial_fit."
+                "Drop them, refit, or pass every class at the first partial_fit."
             )
         codes[~column.missing] = index
         return codes
 
-    def _look_up(self, observed: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Return the class index of every label, and whether it is a class at all."""
+    def check_type(self, observed: NDArray[Any]) -> None:
+        """Raise where labels are text and the classes are not, or the other way round."""
         assert self.classes is not None
-        is_text = observed.dtype.kind in "OU"
-        if is_text != (self.classes.dtype.kind in "OU"):
-            nowhere = np.zeros(len(observed), dtype=np.intp)
-            return nowhere, np.zeros(len(observed), dtype=bool)
-        index = np.searchsorted(self.classes, observed).clip(max=self.n_classes - 1)
-        return index, np.asarray(self.classes[index] == observed)
+        if len(observed) and _is_text(observed) != _is_text(self.classes):
+            raise ValueError(
+                f"Got labels such as {observed[:1].tolist()[0]!r} in task {self.name!r}, expected "
+                f"the type of the labels seen at fit time: {self.classes.tolist()[:10]}. "
+                "Convert them."
+            )
 
     def decode(self, index_or_value: NDArray[Any]) -> NDArray[Any]:
         """Return labels for class indices, or original units for standardised values."""
@@ -89,9 +91,13 @@ class Task:
         )
 
 
+def _is_text(labels: NDArray[Any]) -> bool:
+    return labels.dtype.kind in "OSU"
+
+
 def as_labels(observed: NDArray[Any]) -> NDArray[Any]:
     """Return class labels; whole numbers stored as floats (because of NaN) become integers."""
-    if observed.dtype.kind == "f":
+    if observed.dtype.kind == "f" and (np.abs(observed) < 2**53).all():
         whole = observed.astype(np.int64)
         if (whole == observed).all():
             return whole
@@ -110,11 +116,14 @@ def find_classes(column: Column, name: str) -> NDArray[Any]:
     return np.unique(observed)
 
 
-def check_has_labels(targets: Targets, names: Sequence[str]) -> None:
-    """Raise where a task has no label at all."""
-    empty = [
-        name for name, column in zip(names, targets.columns, strict=True) if column.missing.all()
-    ]
+def check_has_labels(targets: Targets, names: Sequence[str], weight: NDArray[Any] | None) -> None:
+    """Raise where a task has no label at all, or none that weighs anything."""
+    empty, weightless = [], []
+    for t, (name, column) in enumerate(zip(names, targets.columns, strict=True)):
+        if column.missing.all():
+            empty.append(name)
+        elif weight is not None and not weight[~column.missing, min(t, weight.shape[1] - 1)].any():
+            weightless.append(name)
     if len(empty) == len(names):
         raise ValueError(
             f"Got y without any label: Input y contains NaN in all {targets.n_samples} rows, "
@@ -125,6 +134,11 @@ def check_has_labels(targets: Targets, names: Sequence[str]) -> None:
             f"Got no label at all for {_tasks(empty)}, expected at least one. "
             "Drop the task, or use folds that spread its labels "
             "(sk_mtl.model_selection.MultiTaskStratifiedKFold)."
+        )
+    if weightless:
+        raise ValueError(
+            f"Got a sample weight of zero for every label of {_tasks(weightless)}, expected a "
+            "positive one. Drop the task, or set its task_weights to 0."
         )
 
 
@@ -151,21 +165,28 @@ def infer_kinds(targets: Targets) -> tuple[list[str], list[int]]:
     return kinds, doubtful
 
 
-def regression_values(column: Column, name: str) -> NDArray[Any]:
-    """Return the labels of a regression task, or raise where they are no numbers."""
+def check_numbers(column: Column, name: str) -> None:
+    """Raise where the labels of a regression task are no numbers."""
     if not column.is_numeric:
         raise ValueError(
             f"Got labels of dtype {column.values.dtype} ({column.observed[:1].tolist()[0]!r}, ...) "
             f"in regression task {name!r}, expected numbers: could not convert string to float. "
             "Use MultiTaskClassifier, or name the task's type in MultiTaskEstimator(tasks=...)."
         )
-    return column.observed.astype(np.float64)
 
 
-def weighted_scale(values: NDArray[Any], weights: NDArray[Any] | None) -> tuple[float, float]:
+def weighted_scale(
+    values: NDArray[Any], weights: NDArray[Any] | None, name: str
+) -> tuple[float, float]:
     """Return mean and standard deviation; a constant target has scale 1."""
-    mean = float(np.average(values, weights=weights))
-    spread = float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = float(np.average(values, weights=weights))
+        spread = float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
+    if not np.isfinite(spread):
+        raise ValueError(
+            f"Got targets up to {np.abs(values).max():.3g} in task {name!r}, expected a finite "
+            "variance. Divide them by a constant."
+        )
     if spread <= 10 * np.finfo(np.float64).eps * abs(mean):
         spread = 1.0
     return mean, spread
@@ -178,12 +199,14 @@ def by_task(value: Any, names: Sequence[str], what: str, *, default: Any = None)
         if unknown:
             raise ValueError(
                 f"Got {what} for unknown {_tasks(unknown)}, expected names among {list(names)}."
+                + (did_you_mean(str(unknown[0]), list(names)) or " Rename or remove them.")
             )
         return [value.get(name, default) for name in names]
     values = list(value)
     if len(values) != len(names):
         raise ValueError(
-            f"Got {what} of length {len(values)}, expected {len(names)}, one a task: {list(names)}."
+            f"Got {what} of length {len(values)}, expected {len(names)}. Pass one a task: "
+            f"{list(names)}."
         )
     return values
 
@@ -196,7 +219,8 @@ def align(targets: Targets, names: Sequence[str], *, had_names: bool) -> Targets
     """
     if len(targets) != len(names):
         raise ValueError(
-            f"Got y with {len(targets)} columns, expected {len(names)}, one a task: {list(names)}."
+            f"Got y with {len(targets)} columns, expected {len(names)}. Pass one a task: "
+            f"{list(names)}."
         )
     if targets.names is None or not had_names or targets.names == list(names):
         return targets

@@ -167,6 +167,8 @@ class MultiTaskNet(NeuralNet):
                 if valid is not None:
                     self._run_epoch(valid, training=False)
                 self.history.record("dur", time.perf_counter() - start)
+                if not self.history[-1]["batches"]:
+                    self.history.new_batch()  # skorch's Checkpoint looks at the last one
                 self.notify("on_epoch_end", **datasets)
         except KeyboardInterrupt:
             self.interrupted_ = not self.stopped_by_callback_
@@ -177,12 +179,14 @@ class MultiTaskNet(NeuralNet):
 
     def _batch_hooks(self) -> set[str]:
         """Return the batch hooks that some callback listens to; the others are never called."""
-        return {
+        hooks = {
             hook
             for hook in BATCH_HOOKS
             for _, callback in self.callbacks_
             if getattr(type(callback), hook) is not getattr(Callback, hook)
         }
+        # skorch opens the history's entry of the batch at its beginning.
+        return hooks | {"on_batch_begin"} if "on_batch_end" in hooks else hooks
 
     def _run_epoch(self, data: TaskData, *, training: bool) -> None:
         """Go through the data once and record the mean task losses."""
@@ -200,17 +204,15 @@ class MultiTaskNet(NeuralNet):
             if not training:
                 kept.append((outputs, batch))
             if "on_batch_end" in self._hooks:
-                self._after_batch(batch, task_losses, task_weights, outputs, training)
+                share = self.criterion_.normalised(task_weights, mass)
+                self._after_batch(batch, (task_losses * share).sum(), outputs, training)
         self.module_.eval()
         self._record_epoch("train" if training else "valid", losses, weights, masses)
         if not training:
             self._record_score(kept)
 
-    def _after_batch(
-        self, batch: Any, losses: Tensor, weights: Tensor, outputs: Any, training: bool
-    ) -> None:
+    def _after_batch(self, batch: Any, loss: Tensor, outputs: Any, training: bool) -> None:
         """Serve callbacks that watch batches: they are told the loss, at the price of a sync."""
-        loss = (losses * weights).sum()
         prefix = "train" if training else "valid"
         self.history.record_batch(f"{prefix}_loss", loss.item())
         self.history.record_batch(f"{prefix}_batch_size", len(batch[1]))
@@ -296,15 +298,16 @@ class MultiTaskNet(NeuralNet):
             return []
         network: MultiTaskNetwork = self.module_
         pulled: list[tuple[torch.nn.Parameter, float | Tensor]] = []
-        shares = self.decay_shares
+        rates = self.decay * self.decay_shares.to(self.device)[..., None, None]
+        in_trunk = rates if self.criterion_.private else float(self.decay)
         for name, parameter in network.trunk.named_parameters():
             if not _is_bias(name):
-                pulled.append((parameter, float(self.decay)))
+                pulled.append((parameter, in_trunk))
         for head, group in zip(network.heads, network.groups, strict=True):
-            share = shares[list(group.tasks)].to(self.device)[:, None, None]
+            in_head = rates[..., list(group.tasks), :, :]
             for name, parameter in head.named_parameters():
                 if not _is_bias(name):
-                    pulled.append((parameter, self.decay * share))
+                    pulled.append((parameter, in_head))
         return pulled
 
     # Evaluation ---------------------------------------------------------------------------
@@ -339,7 +342,7 @@ def _by_losses(
     outputs = network(X)
     losses, mass = objective.task_losses(outputs, y, weight, complete=complete)
     detached = losses.detach()
-    weights = objective.balance(detached)
+    weights = objective.weigh(detached)
     losses.backward(objective.normalised(weights, mass))  # seeds: dL / dL_t
     return detached, weights, mass, outputs
 
@@ -352,11 +355,12 @@ def _by_jacobian(
         network, X, lambda raw: objective.task_losses(raw, y, weight, complete=complete)
     )
     if mass is None:
-        weights = objective.balance(jacobian)
+        weights = objective.weigh(jacobian)
     else:  # a row of zeros would make some methods stand still
         present = mass > 0
-        weights = torch.zeros_like(losses)
-        weights[present] = objective.balance(jacobian[present])
+        found = objective.weigh(jacobian[present])
+        weights = found.mean().expand_as(losses).clone()  # absent tasks: it has no effect
+        weights[present] = found
     set_gradients(network, jacobian, objective.normalised(weights, mass))
     return losses, weights, mass, outputs
 

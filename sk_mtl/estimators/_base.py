@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, cast
@@ -26,6 +25,8 @@ from sk_mtl._support import (
     fit_context,
     resolve_recipe,
     spawn_seeds,
+    undo_on_error,
+    warn,
     with_callbacks,
 )
 from sk_mtl.columns import admissible_dtypes, to_tensor
@@ -40,8 +41,8 @@ from sk_mtl.tasks import (
     align,
     by_task,
     check_has_labels,
+    check_numbers,
     find_classes,
-    regression_values,
     weighted_scale,
 )
 
@@ -95,6 +96,7 @@ class BaseMultiTask(
 
     # Fitting ------------------------------------------------------------------------------
 
+    @undo_on_error
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
     def fit(
@@ -131,22 +133,21 @@ class BaseMultiTask(
             If the data, or a parameter in view of the data, are not admissible.
         """
         continued = self.warm_start and hasattr(self, "net_")
+        given = (X, y)
+        _check_validation_set(X_val, y_val, sample_weight_val)
         X, targets = self._read(X, y, reset=not continued)
         weight = self._begin(X, targets, sample_weight, continued=continued)
-        session = Session(self, X, targets, weight)
-        if (X_val is None) != (y_val is None):
-            raise ValueError(
-                f"Got {'X_val' if y_val is None else 'y_val'} without "
-                f"{'y_val' if y_val is None else 'X_val'}, expected both or none."
-            )
+        session = Session(self, X, targets, weight, given=given, continued=continued)
         if X_val is not None:
             X_val, targets_val = self._read(X_val, y_val, reset=False)
             targets_val = self._aligned(targets_val)
-            weight_val = check_weights(sample_weight_val, X_val, self.task_names_, X_val.dtype)
-            session.add_validation(X_val, targets_val, weight_val)
-        session.train(continued=continued)
+            session.add_validation(
+                X_val, targets_val, self._weights(sample_weight_val, len(X_val), X_val.dtype)
+            )
+        session.train()
         return self
 
+    @undo_on_error
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Any:
         """Train for one epoch on a batch of data.
@@ -181,22 +182,27 @@ class BaseMultiTask(
                 "Got early_stopping=True in partial_fit, expected False or 'auto': there is no "
                 "validation set from call to call. Use fit."
             )
-        continued = hasattr(self, "net_")
+        continued, given = hasattr(self, "net_"), (X, y)
         X, targets = self._read(X, y, reset=not continued)
         weight = self._begin(
             X, targets, sample_weight, continued=continued, classes=classes, incremental=True
         )
-        Session(self, X, targets, weight).train(continued=continued, epochs=1)
+        Session(self, X, targets, weight, given=given, continued=continued).train(epochs=1)
         return self
 
     def _read(self, X: Any, y: Any, *, reset: bool) -> tuple[NDArray[Any], Targets]:
         """Validate X as an array and read Y as columns, of as many rows."""
         targets = read_targets(y)
-        X = self._validated(X, reset=reset, targets=targets)
+        X = self._validated(X, reset=reset)
         check_consistent_length(X, targets.columns[0].values)
         return X, targets
 
-    def _validated(self, X: Any, *, reset: bool, targets: Targets | None = None) -> NDArray[Any]:
+    def _validated(self, X: Any, *, reset: bool) -> NDArray[Any]:
+        if np.ma.is_masked(X):
+            raise ValueError(
+                "Input X contains NaN: got masked cells, expected a value in each. Fill them, for "
+                "instance with X.filled(0), or impute them."
+            )
         dtypes = admissible_dtypes(self.dtype if reset else "auto")
         return cast(
             "NDArray[Any]",
@@ -216,18 +222,22 @@ class BaseMultiTask(
         """Set up tasks and random streams, or check that they still fit; return the weights."""
         if continued:
             targets = self._aligned(targets)
-            return check_weights(sample_weight, X, self.task_names_, X.dtype)
+            weight = self._weights(sample_weight, len(X), X.dtype)
+            if not incremental:
+                check_has_labels(targets, self.task_names_, weight)
+            self._check_same_classes(classes)
+            return weight
         if targets.column_vector:
-            warnings.warn(
+            warn(
                 "A column-vector y was passed when a 1d array was expected. Predictions will be "
                 "one-dimensional. Pass y.ravel() to silence this.",
                 DataConversionWarning,
-                stacklevel=4,
             )
         names = targets.names or [f"task{t}" for t in range(len(targets))]
-        weight = check_weights(sample_weight, X, names, X.dtype)
+        self.task_names_, self._has_names = list(names), targets.names is not None
+        weight = self._weights(sample_weight, len(X), X.dtype)
         if not incremental:
-            check_has_labels(targets, names)
+            check_has_labels(targets, names, weight)
         kinds = self._kinds(targets, names)
         given = self._given_classes(classes, kinds, names, incremental=incremental)
         losses = self._losses(kinds, names)
@@ -237,10 +247,8 @@ class BaseMultiTask(
                 zip(names, kinds, targets.columns, losses, given, strict=True)
             )
         ]
-        self._set_losses(losses)
+        self._task_losses = losses
         self._one_d = targets.one_d
-        self._has_names = targets.names is not None
-        self.task_names_ = list(names)
         self.task_types_ = [task.kind for task in self._tasks]
         self.n_tasks_ = len(names)
         self._set_classes()
@@ -253,6 +261,12 @@ class BaseMultiTask(
         """Return the columns in the order of the tasks."""
         return align(targets, self.task_names_, had_names=self._has_names)
 
+    def _weights(self, sample_weight: Any, n_rows: int, dtype: Any) -> NDArray[Any] | None:
+        """Return sample weights, their columns in the order of the tasks."""
+        return check_weights(
+            sample_weight, n_rows, self.task_names_, dtype, had_names=self._has_names
+        )
+
     def _kinds(self, targets: Targets, names: Sequence[str]) -> list[str]:
         """Return "classification" or "regression" a task."""
         raise NotImplementedError
@@ -261,30 +275,45 @@ class BaseMultiTask(
         self, classes: Any, kinds: Sequence[str], names: Sequence[str], *, incremental: bool
     ) -> list[Any]:
         """Spread ``classes`` of partial_fit over the tasks."""
-        if not incremental or "classification" not in kinds:
-            return [None] * len(kinds)
-        if classes is None and not self._needs_classes:
-            return [None] * len(kinds)
         if classes is None:
+            if incremental and self._needs_classes and "classification" in kinds:
+                raise ValueError(
+                    "classes must be passed on the first call to partial_fit: got None, expected "
+                    "all classes of every classification task."
+                )
+            return [None] * len(kinds)
+        if isinstance(classes, (str, bytes)) or not np.iterable(classes):
             raise ValueError(
-                "classes must be passed on the first call to partial_fit: got None, expected all "
-                "classes of every classification task."
+                f"Got classes={classes!r}, expected an array of them. Pass all classes, or an "
+                "array a task in a list or in a dict by task name."
             )
-        if isinstance(classes, dict):
-            given = by_task(classes, names, "classes")
-        elif len(names) == 1 or not any(
-            isinstance(c, (list, tuple, np.ndarray)) or c is None for c in classes
-        ):
-            given = [classes] * len(names)
+        flat = not any(isinstance(c, (list, tuple, np.ndarray)) or c is None for c in classes)
+        given: list[Any]
+        if not isinstance(classes, dict) and (flat or len(names) == 1):
+            given = [classes if kind == "classification" else None for kind in kinds]
         else:
             given = by_task(classes, names, "classes")
-        found = []
+        found: list[Any] = []
         for name, kind, labels in zip(names, kinds, given, strict=True):
-            if kind == "classification" and labels is None:
-                raise ValueError(f"Got no classes for task {name!r}, expected all of them.")
-            column = None if kind == "regression" else read_targets(labels).columns[0]
+            if (kind == "classification") != (labels is not None and np.size(labels) > 0):
+                some, no = ("all of them", "no") if kind == "classification" else ("none", "some")
+                raise ValueError(f"Got {no} classes for {kind} task {name!r}, expected {some}.")
+            column = None if labels is None else read_targets(labels).columns[0]
             found.append(None if column is None else find_classes(column, name))
         return found
+
+    def _check_same_classes(self, classes: Any) -> None:
+        """Raise where a later call of partial_fit names other classes than the first."""
+        if classes is None:
+            return
+        kinds = ["classification" if t.is_classification else "regression" for t in self._tasks]
+        given = self._given_classes(classes, kinds, self.task_names_, incremental=True)
+        for task, found in zip(self._tasks, given, strict=True):
+            if task.classes is not None and not np.array_equal(found, task.classes):
+                raise ValueError(
+                    f"Got classes {found.tolist()} for task {task.name!r}, expected those of the "
+                    f"first call: {task.classes.tolist()}. Leave classes out after it."
+                )
 
     def _losses(self, kinds: Sequence[str], names: Sequence[str]) -> list[Loss]:
         """Return the loss of every task, checked against the task's type."""
@@ -307,21 +336,18 @@ class BaseMultiTask(
             losses.append(loss)
         return losses
 
-    def _set_losses(self, losses: Sequence[Loss]) -> None:
-        self._task_losses = list(losses)
-
     def _set_classes(self) -> None:
         """Set ``classes_`` where there are any, and warn of tasks with a single one."""
         classes = [task.classes for task in self._tasks]
         lonely = [task.name for task in self._tasks if task.n_classes == 1]
         if lonely:
-            warnings.warn(
+            warn(
                 f"Got a single class in {len(lonely)} of {len(classes)} tasks ({lonely[:5]}): they "
                 "will predict it for every row. Drop them, or use folds that spread classes "
                 "(sk_mtl.model_selection.MultiTaskStratifiedKFold).",
                 SingleClassWarning,
-                stacklevel=6,
             )
+        self.__dict__.pop("classes_", None)  # an earlier fit may have had some
         if any(c is not None for c in classes):
             self.classes_ = classes[0] if self._one_d else classes
 
@@ -402,6 +428,20 @@ class BaseMultiTask(
         return tags
 
 
+def _check_validation_set(X_val: Any, y_val: Any, sample_weight_val: Any) -> None:
+    """Raise where a part of the validation set is missing."""
+    given = {"X_val": X_val, "y_val": y_val}
+    absent = [name for name, value in given.items() if value is None]
+    if len(absent) == 1:
+        (other,) = given.keys() - set(absent)
+        raise ValueError(f"Got {other} without {absent[0]}, expected both or none. Pass both.")
+    if absent and sample_weight_val is not None:
+        raise ValueError(
+            "Got sample_weight_val without X_val and y_val, expected all of them. Pass X_val and "
+            "y_val, or leave it out."
+        )
+
+
 def _column_weight(weight: NDArray[Any] | None, t: int) -> NDArray[Any] | None:
     return None if weight is None else weight[:, min(t, weight.shape[1] - 1)]
 
@@ -418,14 +458,15 @@ def _make_task(
     if kind == "classification":
         found = find_classes(column, name) if classes is None else classes
         return Task(name, "binary" if len(found) <= 2 else "multiclass", found)
-    values = regression_values(column, name)
-    if not len(values):
+    check_numbers(column, name)
+    rows = ~column.missing if weight is None else ~column.missing & (weight > 0)
+    if not rows.any():
         raise ValueError(
             f"Got no label at all for regression task {name!r} in the first call of partial_fit, "
             "expected some: its scale is taken from them. Begin with a batch that has labels."
         )
-    loss.check_targets(values, name)
     if not loss.standardizes:
         return Task(name, "regression")
-    mean, scale = weighted_scale(values, None if weight is None else weight[~column.missing])
+    values = column.values[rows].astype(np.float64)
+    mean, scale = weighted_scale(values, None if weight is None else weight[rows], name)
     return Task(name, "regression", mean=mean, scale=scale)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sk_mtl.network import HeadGroup
 from sk_mtl.targets import Targets
-from sk_mtl.tasks import Task
+from sk_mtl.tasks import Task, check_numbers
 
 
 def predictions(
@@ -82,8 +82,10 @@ def mean_score(
         truth, guess = column.values[rows], predicted[t][rows]
         w = None if w is None else w[rows]
         if not task.is_classification:
+            check_numbers(column, task.name)
             scores.append(r2_score(truth.astype(np.float64), guess, sample_weight=w))
         else:
+            task.check_type(truth)
             hit = np.asarray(truth == guess)
             scores.append(accuracy_score(np.ones_like(hit), hit, sample_weight=w))
     if not scores:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sk_mtl._support import check_sample_weight
 from sk_mtl.targets import Targets
 from sk_mtl.tasks import Task, by_task
 
@@ -42,29 +42,30 @@ class Labels:
 
 
 def check_weights(
-    sample_weight: Any, X: NDArray[Any], names: Sequence[str], dtype: Any
+    sample_weight: Any, n_rows: int, names: Sequence[str], dtype: Any, *, had_names: bool
 ) -> NDArray[Any] | None:
     """Return sample weights of shape (n, 1) or (n, n_tasks), checked."""
     if sample_weight is None:
         return None
-    if len(np.asarray(sample_weight).shape) != 2:
-        checked = check_sample_weight(
-            sample_weight,
-            X,
-            dtype=dtype,
-            ensure_non_negative=True,
-            allow_all_zero_weights=False,
-        )
-        return np.asarray(checked)[:, None]
-    columns = getattr(sample_weight, "columns", None)
-    if columns is not None and set(columns) == set(names):
+    columns = [c for c in getattr(sample_weight, "columns", []) if isinstance(c, str)]
+    if set(columns) == set(names):
         sample_weight = sample_weight[list(names)]
-    weights = np.asarray(sample_weight, dtype=dtype)
-    expected = (X.shape[0], len(names))
-    if weights.shape != expected:
+    elif had_names and len(columns) > 1:
         raise ValueError(
-            f"Got sample_weight of shape {weights.shape}, expected ({expected[0]},) or {expected}: "
-            "one weight a row, or one a row and task."
+            f"Got sample_weight with columns {columns}, expected {list(names)}, the tasks. Rename "
+            "or select the columns."
+        )
+    try:
+        weights = np.asarray(sample_weight, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Got sample_weight that is not numeric: {error}. Pass numbers.") from None
+    if weights.ndim == 0:
+        weights = np.full(n_rows, weights)
+    expected = (n_rows, len(names))
+    if weights.shape not in ((n_rows,), expected):
+        raise ValueError(
+            f"Got sample_weight of shape {weights.shape}, expected ({n_rows},) or {expected}. "
+            "Pass one weight a row, or one a row and task."
         )
     if not np.isfinite(weights).all():
         raise ValueError(
@@ -74,15 +75,14 @@ def check_weights(
     if (weights < 0).any():
         raise ValueError(
             f"Negative values in data passed to `sample_weight`: got {weights.min()}, expected "
-            "weights >= 0."
+            "weights >= 0. Use 0 for a label that should not count."
         )
-    unweighted = [n for n, w in zip(names, weights.T, strict=True) if not w.any()]
-    if unweighted:
+    if not weights.any():
         raise ValueError(
-            f"Got sample weights that are all zero for tasks {unweighted}, expected a positive "
-            "one. Drop the tasks, or set their task_weights to 0."
+            "Got sample_weight that is zero in every row, expected at least one positive weight. "
+            "Pass None to weigh all rows alike."
         )
-    return weights
+    return weights.reshape(n_rows, -1)
 
 
 def encode_labels(
@@ -120,7 +120,7 @@ def class_factors(rule: Any, task: Task, codes: NDArray[Any], weight: NDArray[An
         if unknown:
             raise ValueError(
                 f"Got class_weight for classes {unknown} of task {task.name!r}, expected some of "
-                f"{classes}: the classes, {unknown}, are not in class_weight's task."
+                f"{classes}. Remove the others."
             )
         return np.array([rule.get(c, 1.0) for c in classes], dtype=codes.dtype)
     observed = ~np.isnan(codes)
@@ -149,6 +149,17 @@ def resolve_class_weight(class_weight: Any, tasks: Sequence[Task], *, one_d: boo
                 f"Got class_weight={rule!r} for task {task.name!r}, expected None, 'balanced' or "
                 "a dict from classes to weights. With several tasks pass a dict by task name."
             )
+        if isinstance(rule, Mapping):
+            bad = {
+                c: w
+                for c, w in rule.items()
+                if not (isinstance(w, Real) and 0 <= float(w) < np.inf)
+            }
+            if bad:
+                raise ValueError(
+                    f"Got class weights {bad} for task {task.name!r}, expected finite numbers "
+                    ">= 0. Use 0 for a class that should not count."
+                )
         if rule is not None and not task.is_classification:
             raise ValueError(
                 f"Got a class_weight for task {task.name!r}, which is a regression task, expected "
@@ -168,14 +179,14 @@ def resolve_task_weights(task_weights: Any, names: Sequence[str]) -> NDArray[np.
         weights = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(
-            f"Got task_weights={task_weights!r}, expected numbers: one a task, or a dict by task "
-            "name."
+            f"Got task_weights={task_weights!r}, expected numbers. Pass one a task, or a dict by "
+            "task name."
         ) from None
     if weights.shape == (1, len(names)):  # a draw of scipy.stats.dirichlet
         weights = weights.ravel()
     if weights.ndim != 1:
         raise ValueError(
-            f"Got task_weights of shape {weights.shape}, expected ({len(names)},): one a task."
+            f"Got task_weights of shape {weights.shape}, expected ({len(names)},). Pass one a task."
         )
     by_task(weights, names, "task_weights")
     if not np.isfinite(weights).all() or (weights < 0).any():

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sk_mtl._support import InferredTaskTypesWarning, StrOptions
+from sk_mtl._support import InferredTaskTypesWarning, StrOptions, warn
 from sk_mtl.estimators._base import BaseMultiTask
 from sk_mtl.estimators._docs import document
 from sk_mtl.estimators._mixins import ProbabilityMixin, ScoreMixin
@@ -144,10 +143,9 @@ class MultiTaskEstimator(ScoreMixin, ProbabilityMixin, BaseMultiTask):
         kinds, doubtful = infer_kinds(targets)
         if doubtful:
             listed = {names[t]: kinds[t] for t in doubtful[:5]}
-            warnings.warn(
+            warn(
                 f"Whole numbers in {len(doubtful)} of {len(names)} tasks may be classes or "
                 f"amounts; tasks='auto' took {listed}. Pass tasks= to decide.",
                 InferredTaskTypesWarning,
-                stacklevel=5,
             )
         return kinds

@@ -9,7 +9,6 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from sk_mtl.estimators._decode import mean_score
-from sk_mtl.estimators._labels import check_weights
 from sk_mtl.targets import read_targets
 
 
@@ -84,7 +83,5 @@ class ScoreMixin:
         targets = self._aligned(read_targets(y))
         columns = self._predict_columns(X)
         check_consistent_length(columns[0], targets.columns[0].values)
-        weight = check_weights(
-            sample_weight, columns[0].reshape(-1, 1), self.task_names_, np.float64
-        )
+        weight = self._weights(sample_weight, len(columns[0]), np.float64)
         return mean_score(self._tasks, targets, columns, weight)

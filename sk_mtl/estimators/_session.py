@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
+from skorch.callbacks import Callback
 
-from sk_mtl._support import resolve_recipe
+from sk_mtl._support import resolve_recipe, warn
 from sk_mtl.batches import TaskData
 from sk_mtl.callbacks import EpochReport, SklearnEpochs, TaskStopping
 from sk_mtl.columns import DTYPES, to_tensor
@@ -29,6 +30,14 @@ from sk_mtl.trunks import TRUNKS, Trunk
 from sk_mtl.weighting import WEIGHTINGS, Weighting
 
 OWN_CALLBACKS = ("epoch_report", "sklearn_epochs", "task_stopping")
+ARCHITECTURE = (
+    "trunk",
+    "hidden_layer_sizes",
+    "head_hidden_layer_sizes",
+    "activation",
+    "dropout",
+    "loss",
+)  # what cannot change when training goes on
 AUTO_EARLY_STOPPING_ROWS = 10_000  # as in scikit-learn's HistGradientBoosting
 
 
@@ -45,16 +54,27 @@ class Session:
         Labels, in the order of the tasks.
     weight : ndarray of shape (n_samples, 1 or n_tasks) or None
         Checked sample weights.
+    given : tuple of (X, y)
+        Both as the user gave them, for scikit-learn's callbacks.
+    continued : bool
+        Whether to go on with the network trained so far.
     """
 
     def __init__(
-        self, estimator: Any, X: NDArray[Any], targets: Targets, weight: NDArray[Any] | None
+        self,
+        estimator: Any,
+        X: NDArray[Any],
+        targets: Targets,
+        weight: NDArray[Any] | None,
+        *,
+        given: tuple[Any, Any],
+        continued: bool,
     ) -> None:
-        self.est = estimator
+        self.est, self.given, self.continued = estimator, given, continued
         self.X, self.targets = X, targets
         self.device = estimator._resolved_device()
         self.dtype = _compute_dtype(estimator.dtype, X, self.device)
-        if hasattr(estimator, "net_") and estimator.warm_start:
+        if continued:
             self.dtype = DTYPES[str(estimator._torch_dtype).removeprefix("torch.")]
         self.class_weights = resolve_class_weight(
             getattr(estimator, "class_weight", None), estimator._tasks, one_d=estimator._one_d
@@ -63,8 +83,12 @@ class Session:
         self.valid: TaskData | None = None
 
     def _encode(self, targets: Targets, weight: NDArray[Any] | None) -> Labels:
-        aligned = self.est._aligned(targets)
-        return encode_labels(aligned, self.est._tasks, weight, self.class_weights, self.dtype)
+        est, aligned = self.est, self.est._aligned(targets)
+        labels = encode_labels(aligned, est._tasks, weight, self.class_weights, self.dtype)
+        for task, column, loss in zip(est._tasks, aligned.columns, est._task_losses, strict=True):
+            if not task.is_classification:
+                loss.check_targets(column.observed.astype(np.float64), task.name)
+        return labels
 
     def add_validation(
         self, X: NDArray[Any], targets: Targets, weight: NDArray[Any] | None
@@ -72,7 +96,10 @@ class Session:
         """Use these rows for validation."""
         labels = self._encode(targets, weight)
         if np.isnan(labels.y).all():
-            raise ValueError("Got y_val without any label, expected at least one to validate on.")
+            raise ValueError(
+                "Got y_val without any label, expected at least one to validate on. Pass rows "
+                "with labels, or no validation set."
+            )
         self.valid = self._data(X, labels, None)
 
     def _data(self, X: NDArray[Any], labels: Labels, rows: NDArray[np.intp] | None) -> TaskData:
@@ -95,14 +122,14 @@ class Session:
 
     # The run ------------------------------------------------------------------------------
 
-    def train(self, *, continued: bool, epochs: int | None = None) -> None:
-        """Train, and set the estimator's fitted attributes."""
+    def train(self, epochs: int | None = None) -> None:
+        """Train for some epochs (None: until done), and set the estimator's fitted attributes."""
         est = self.est
         rows = self.labels.useful_rows()
         if rows is not None and not len(rows):
             raise ValueError(
-                "Got no label with a positive weight: sample_weight is zero for all labelled rows, "
-                "expected at least one."
+                "Got no label that counts: all are missing or weigh nothing, expected at least "
+                "one. Leave this batch out."
             )
         n_rows = len(self.X) if rows is None else len(rows)
         train_rows, stop_early = rows, self._stops_early(n_rows, incremental=epochs is not None)
@@ -110,16 +137,18 @@ class Session:
             train_rows, valid_rows = self._split(rows)
             self.valid = self._data(self.X, self.labels, valid_rows)
         train = self._data(self.X, self.labels, train_rows)
-        network, trunk = self._network(continued=continued)
+        network, trunk = self._network()
         stopping = self._stopping(stop_early)
-        net = self._net(network, trunk, self._callbacks(stopping), train)
+        callbacks = self._callbacks(stopping, incremental=epochs is not None)
+        net = self._net(network, trunk, callbacks, train)
         net.initialize()
-        if continued:
+        if self.continued:
             net.history.extend(est.net_.history)
-            if epochs is not None:  # partial_fit keeps the optimiser's memory
-                net.optimizer_.load_state_dict(est.net_.optimizer_.state_dict())
+            if epochs is not None:
+                _hand_over(est.net_, net)
         est.net_ = net
-        self._open_sklearn_callbacks()
+        if self.tells_sklearn:
+            self._open_sklearn_callbacks()
         net.partial_fit(train, None, valid=self.valid, epochs=epochs or est.max_iter)
         self._finish(net, stopping, limit=None if epochs else est.max_iter)
 
@@ -134,41 +163,37 @@ class Session:
         """Set validation rows aside; a task keeps at least one label for training."""
         rows = np.arange(len(self.X)) if rows is None else rows
         n_valid = round(self.est.validation_fraction * len(rows))
-        if not 0 < n_valid < len(rows):
-            raise ValueError(
-                f"Got validation_fraction={self.est.validation_fraction} of {len(rows)} rows, "
-                f"which leaves {n_valid} for validation and {len(rows) - n_valid} for training, "
-                "expected at least one each. Set early_stopping=False, or pass X_val and y_val."
-            )
         order = np.random.default_rng(self.est._seeds[3]).permutation(rows)
         valid, train = order[:n_valid], order[n_valid:]
         observed = ~np.isnan(self.labels.y)
-        for t in np.flatnonzero(~observed[train].any(axis=0)):
+        for t in np.flatnonzero(~observed[train].any(axis=0)) if len(train) else ():
             needed = valid[observed[valid, t]][:1]
             train = np.concatenate([train, needed])
             valid = np.setdiff1d(valid, needed)
+        if not len(train) or not len(valid):
+            raise ValueError(
+                f"Got validation_fraction={self.est.validation_fraction} of {len(rows)} rows, "
+                f"which leaves {len(valid)} for validation and {len(train)} for training, "
+                "expected at least one each. Set early_stopping=False, or pass X_val and y_val."
+            )
         return np.sort(train), np.sort(valid)
 
     # The net ------------------------------------------------------------------------------
 
-    def _architecture(self) -> str:
-        """Return what cannot change when training goes on."""
-        est = self.est
-        parts = (est.trunk, est.hidden_layer_sizes, est.head_hidden_layer_sizes)
-        return repr((*parts, est.activation, est.dropout, [repr(x) for x in est._task_losses]))
-
-    def _network(self, *, continued: bool) -> tuple[MultiTaskNetwork, Trunk]:
-        """Return the network trained so far, or a new one."""
+    def _network(self) -> tuple[MultiTaskNetwork, Trunk]:
+        """Return a copy of the network trained so far, or a new one."""
         est = self.est
         trunk: Trunk = resolve_recipe(est.trunk, TRUNKS, Trunk, "trunk")
-        if continued:
-            if est._fitted_architecture != self._architecture():
-                raise ValueError(
-                    f"Got a new architecture {self._architecture()} to continue "
-                    f"{est._fitted_architecture} with warm_start or partial_fit, expected the "
-                    "same. Set warm_start=False, or clone the estimator."
-                )
-            return est.net_.module_, trunk
+        architecture = {name: repr(getattr(est, name)) for name in ARCHITECTURE}
+        if self.continued:
+            for name, value in architecture.items():
+                if value != est._architecture[name]:
+                    raise ValueError(
+                        f"Got {name}={value} to continue a network with "
+                        f"{name}={est._architecture[name]}, expected the same. Set "
+                        "warm_start=False, or clone the estimator."
+                    )
+            return copy.deepcopy(est.net_.module_), trunk
         network = build_network(
             trunk,
             group_tasks(est._tasks, est._task_losses),
@@ -181,7 +206,7 @@ class Session:
             seeds=[tuple(est._seeds[:3])],
             dtype=torch.from_numpy(np.zeros(0, self.dtype)).dtype,
         )
-        est._fitted_architecture = self._architecture()
+        est._architecture = architecture
         return network, trunk
 
     def _net(
@@ -233,11 +258,9 @@ class Session:
         if isinstance(batch_size, str):
             return min(200, n_rows)
         if batch_size > n_rows:
-            warnings.warn(
+            warn(
                 f"Got batch_size={batch_size}, expected at most the number of training rows, "
-                f"{n_rows}. It is going to be clipped. Use batch_size='auto' to silence this.",
-                UserWarning,
-                stacklevel=7,
+                f"{n_rows}. It is going to be clipped. Use batch_size='auto' to silence this."
             )
         return min(batch_size, n_rows)
 
@@ -256,6 +279,10 @@ class Session:
         names = list(est.task_names_)
         if est.stopping_tasks is not None:
             names = [_task_name(task, est.task_names_) for task in est.stopping_tasks]
+            if not names:
+                raise ValueError(
+                    "Got stopping_tasks=[], expected at least one task. Pass None to watch all."
+                )
         if stop_early:
             assert self.valid is not None
             labelled = (~self.valid.y.isnan()).any(0).cpu().numpy()
@@ -271,43 +298,40 @@ class Session:
 
     # Callbacks ----------------------------------------------------------------------------
 
-    def _callbacks(self, stopping: TaskStopping) -> list[Any]:
+    def _callbacks(self, stopping: TaskStopping, *, incremental: bool) -> list[Any]:
         """Return copies of the user's callbacks, and ours, which run after them."""
         est = self.est
+        _check_callbacks(est.callbacks or [])
+        # scikit-learn's callbacks follow a fit from its beginning to its end
+        self.tells_sklearn = not incremental and bool(getattr(est, "_skl_callbacks", None))
         self.user_callbacks = copy.deepcopy(list(est.callbacks or []))
         own: list[Any] = list(self.user_callbacks)
         if est.verbose:
             own.append(("epoch_report", EpochReport(est.task_names_)))
-        if getattr(est, "_skl_callbacks", None):
+        if self.tells_sklearn:
             own.append(("sklearn_epochs", SklearnEpochs(self._begin_epoch, self._end_epoch)))
         own.append(("task_stopping", stopping))
         return own
 
     def _open_sklearn_callbacks(self) -> None:
-        """Tell scikit-learn's callbacks, where it has them, that the fit begins."""
-        self._context: Any = None
-        if hasattr(self.est, "_init_callback_context"):
-            self._context = self.est._init_callback_context(max_subtasks=self.est.max_iter)
-            self._context.call_on_fit_task_begin(estimator=self.est, X=self.X)
+        """Tell scikit-learn's callbacks that the fit begins."""
+        X, y = self.given
+        self._context = self.est._init_callback_context(max_subtasks=self.est.max_iter)
+        self._context.call_on_fit_task_begin(estimator=self.est, X=X, y=y)
 
     def _begin_epoch(self) -> Any:
+        X, y = self.given
         context = self._context.subcontext(task_name="epoch")
-        context.call_on_fit_task_begin(estimator=self.est, X=self.X, y=self._labels_as_given)
+        context.call_on_fit_task_begin(estimator=self.est, X=X, y=y)
         return context
 
     def _end_epoch(self, context: Any) -> bool:
+        X, y = self.given
         return bool(
             context.call_on_fit_task_end(
-                estimator=self.est,
-                X=self.X,
-                y=self._labels_as_given,
-                reconstruction_attributes=self._fitted_so_far,
+                estimator=self.est, X=X, y=y, reconstruction_attributes=self._fitted_so_far
             )
         )
-
-    def _labels_as_given(self) -> NDArray[Any]:
-        columns = [column.values for column in self.targets.columns]
-        return columns[0] if self.est._one_d else np.column_stack(columns)
 
     def _fitted_so_far(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self.est).items() if k not in self.est.get_params(deep=False)}
@@ -317,8 +341,10 @@ class Session:
     def _finish(self, net: MultiTaskNet, stopping: TaskStopping, limit: int | None) -> None:
         """Set the fitted attributes; warn where training ended early or too early."""
         est = self.est
-        if len(net.history) and "train_loss" not in net.history[-1]:
+        last = "train_loss" if self.valid is None else "valid_score"
+        if len(net.history) and last not in net.history[-1]:
             del net.history[-1]  # an epoch that was interrupted
+        _check_finite(net)
         net.forget_training_data()
         net.callbacks = self.user_callbacks
         net.callbacks_ = [(name, c) for name, c in net.callbacks_ if name not in OWN_CALLBACKS]
@@ -332,26 +358,31 @@ class Session:
             self._curves(history, "valid_loss") if validated else None
         )
         est.best_loss_, est.best_iter_ = stopping.best_loss_, stopping.best_epoch_
+        if history and not stopping.validation:  # also over the calls before this one
+            est.best_loss_ = min(est.loss_curve_)
+            est.best_iter_ = est.loss_curve_.index(est.best_loss_) + 1
         width = net.module_.trunk.n_outputs
         shared = est.n_tasks_ if self._features_per_task(net) else 1
         est._n_features_transformed = width * shared
-        if self._context is not None:
-            self._context.call_on_fit_task_end(
-                estimator=est, X=self.X, reconstruction_attributes=self._fitted_so_far
-            )
+        if self.tells_sklearn:
+            self._end_epoch(self._context)
         if net.interrupted_:
-            warnings.warn(
-                f"Training interrupted by user after {est.n_iter_} epochs; the estimator keeps "
-                "the best weights so far.",
-                UserWarning,
-                stacklevel=6,
+            which = "best" if stopping.validation and est.best_iter_ else "last"
+            warn(
+                f"Training interrupted by user after {est.n_iter_} epochs; the estimator is "
+                f"fitted and keeps the {which} weights so far."
+            )
+        elif history and not np.isfinite(est.loss_curve_[-1]):
+            warn(
+                f"Training diverged in epoch {est.n_iter_}; the estimator keeps the weights of "
+                f"epoch {est.best_iter_}. Scale X, or lower learning_rate_init.",
+                ConvergenceWarning,
             )
         elif limit is not None and not net.stopped_by_callback_:
-            warnings.warn(
+            warn(
                 f"Stochastic Optimizer: Maximum iterations ({limit}) reached and the optimization "
                 "hasn't converged yet. Raise max_iter, learning_rate_init or tol.",
                 ConvergenceWarning,
-                stacklevel=6,
             )
 
     def _curves(self, history: list[Any], prefix: str) -> NDArray[np.float64]:
@@ -374,9 +405,12 @@ def _compute_dtype(dtype: str, X: NDArray[Any], device: torch.device) -> Any:
 
 def _sizes(value: Any, what: str) -> tuple[int, ...]:
     """Return layer sizes as a tuple of positive ints."""
-    sizes = np.atleast_1d(np.asarray(value)) if np.size(value) else np.zeros(0, dtype=int)
+    try:
+        sizes = np.atleast_1d(np.asarray(value)) if np.size(value) else np.zeros(0, dtype=int)
+    except ValueError:  # nested, of unequal lengths
+        sizes = np.zeros((0, 0))
     if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or (sizes < 1).any():
-        raise ValueError(f"Got {what}={value!r}, expected positive ints, one a layer.")
+        raise ValueError(f"Got {what}={value!r}, expected positive ints. Pass one a layer.")
     return tuple(int(s) for s in sizes)
 
 
@@ -387,8 +421,40 @@ def _task_name(task: Any, names: list[str]) -> str:
     if isinstance(task, (int, np.integer)) and -len(names) <= task < len(names):
         return names[task]
     raise ValueError(
-        f"Got the task {task!r} in stopping_tasks, expected names or indices of {names}."
+        f"Got the task {task!r} in stopping_tasks, expected names or indices of {names}. Pass None "
+        "to watch all."
     )
+
+
+def _check_callbacks(callbacks: Sequence[Any]) -> None:
+    """Raise where something is no skorch callback, nor a pair of a name and one."""
+    for entry in callbacks:
+        callback = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
+        if not isinstance(callback, Callback):
+            raise TypeError(
+                f"Got {entry!r} in callbacks, expected objects of skorch's callbacks, or pairs of "
+                "a name and one. scikit-learn's own go to set_callbacks."
+            )
+
+
+def _hand_over(old: MultiTaskNet, new: MultiTaskNet) -> None:
+    """Give the memory of optimiser and weighting, but not their settings, to the next net."""
+    if type(old.optimizer_) is type(new.optimizer_):
+        state = copy.deepcopy(old.optimizer_.state_dict())
+        settings = new.optimizer_.state_dict()["param_groups"]
+        new.optimizer_.load_state_dict({**state, "param_groups": settings})
+    before, after = old.criterion_.balance, new.criterion_.balance
+    if type(before) is type(after):
+        after.load_state_dict(before.state_dict())
+
+
+def _check_finite(net: MultiTaskNet) -> None:
+    """Raise where the weights that are kept cannot predict anything."""
+    if not all(bool(p.isfinite().all()) for p in net.module_.parameters()):
+        raise ValueError(
+            f"Got weights that are not finite after epoch {len(net.history)}, expected finite "
+            "ones: training diverged. Scale X, or lower learning_rate_init."
+        )
 
 
 def _optimizer(est: Any, device: torch.device) -> dict[str, Any]:

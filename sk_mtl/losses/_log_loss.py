@@ -26,7 +26,8 @@ class LogLoss(Loss):
         """Return -log p(target)."""
         if raw.shape[-1] == 1:
             logit = raw.squeeze(-1)
-            target = target.expand_as(logit)
+            if target.shape != logit.shape:  # stacked networks share the targets
+                target = target.expand_as(logit)
             return F.binary_cross_entropy_with_logits(logit, target, reduction="none")
         index = target.long().expand(raw.shape[:-1]).unsqueeze(-1)
         picked = raw.gather(-1, index).squeeze(-1)

@@ -81,8 +81,9 @@ class Trunk(Recipe):
     Attributes
     ----------
     private : bool
-        Whether tasks share no parameter. Their losses are then added, not averaged, and their
-        heads start from the same values, so that every task is trained as if it were alone.
+        Whether tasks share no parameter: every weight matrix is then one of a stack, a task
+        each, and every bias a row. Their losses are added, not averaged, and their heads start
+        from the same values, so that every task is trained as if it were alone.
     """
 
     private: ClassVar[bool] = False

@@ -7,7 +7,7 @@ from numbers import Integral
 from torch import Tensor, nn
 
 from sk_mtl._support import Interval
-from sk_mtl.layers import StackedLinear, StackedMLP, mix
+from sk_mtl.layers import StackedLinear, StackedMLP, gate_weights, mix
 from sk_mtl.trunks._base import Trunk, TrunkSpec
 
 
@@ -58,5 +58,5 @@ class _MMoE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         experts = self.experts(x)  # (*stack, expert, batch, d)
-        gates = self.gates(x).softmax(-1)  # (*stack, task, batch, expert), eq. 7
+        gates = gate_weights(self.gates, x)  # (*stack, batch, task, expert), eq. 7
         return mix(gates, experts)  # (*stack, task, batch, d), eq. 6

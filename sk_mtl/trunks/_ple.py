@@ -7,7 +7,7 @@ from numbers import Integral
 from torch import Tensor, nn
 
 from sk_mtl._support import Interval
-from sk_mtl.layers import mix
+from sk_mtl.layers import gate_weights, mix
 from sk_mtl.trunks._base import Trunk, TrunkSpec
 
 
@@ -100,14 +100,14 @@ class _Extraction(nn.Module):
             per_expert = tasks.repeat_interleave(self.n_own, dim=-3)
         own = self.own_experts(per_expert)  # (*stack, task * n_own, batch, d)
         # Each task's gate reads the task's input and weighs its own experts, then the shared.
-        gates = self.task_gates(tasks).softmax(-1)  # (*stack, task, batch, n_own + n_shared)
+        gates = gate_weights(self.task_gates, tasks)  # (*stack, batch, task, n_own + n_shared)
         own_gates, common_gates = gates.split([self.n_own, common.shape[-3]], dim=-1)
         by_task = own.unflatten(-3, (self.n_tasks, self.n_own))  # (*stack, task, n_own, batch, d)
-        weights = own_gates.transpose(-2, -1).unsqueeze(-1)  # (*stack, task, n_own, batch, 1)
+        weights = own_gates.movedim(-3, -1).unsqueeze(-1)  # (*stack, task, n_own, batch, 1)
         outputs = (weights * by_task).sum(-3) + mix(common_gates, common)
         if self.shared_gate is None:
             return outputs, shared
         everyone = self.shared_gate(shared).softmax(-1)  # (*stack, batch, all)
         own_share, common_share = everyone.split([own.shape[-3], common.shape[-3]], dim=-1)
-        mixed = mix(own_share.unsqueeze(-3), own) + mix(common_share.unsqueeze(-3), common)
+        mixed = mix(own_share.unsqueeze(-2), own) + mix(common_share.unsqueeze(-2), common)
         return outputs, mixed.squeeze(-3)  # the second: (*stack, batch, d)

@@ -45,7 +45,7 @@ class ConstantWeights(nn.Module):
 
     def __init__(self, weights: Tensor) -> None:
         super().__init__()
-        self.register_buffer("weights", weights)
+        self.register_buffer("weights", weights, persistent=False)  # a setting, not a memory
 
     def forward(self, losses: Tensor) -> Tensor:
         """Return the weights, whatever the losses."""

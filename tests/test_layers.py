@@ -1,0 +1,259 @@
+"""Layers that stand side by side compute what each would compute alone."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import pytest
+import torch
+from sklearn.neural_network._base import ACTIVATIONS as SKLEARN_ACTIVATIONS
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from sk_mtl.layers import (
+    ACTIVATIONS,
+    Draws,
+    Dropout,
+    StackedLinear,
+    StackedMLP,
+    affine,
+    gate_weights,
+    mix,
+)
+
+
+def draws(seed=0, stack=()):
+    """Draws in float64, one seed after the other."""
+    return Draws(range(seed, seed + math.prod(stack)), stack, torch.float64)
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+# Initial values -----------------------------------------------------------------------------
+
+
+def test_every_network_of_a_stack_draws_what_it_would_draw_alone():
+    stacked = draws(7, (2, 3)).uniform((4, 5), 0.3)
+    alone = [Draws([7 + i], (), torch.float64).uniform((4, 5), 0.3) for i in range(6)]
+    assert_close(stacked, torch.stack(alone).reshape(2, 3, 4, 5), rtol=0, atol=0)
+    assert not torch.equal(stacked[0, 0], stacked[1, 2])
+
+
+def test_draws_continue_and_can_be_restarted():
+    stream = draws(1)
+    first, second = stream.uniform((3,), 1.0), stream.uniform((3,), 1.0)
+    again = stream.restarted()
+    assert torch.equal(again.uniform((3,), 1.0), first)
+    assert torch.equal(again.uniform((3,), 1.0), second)
+    assert not torch.equal(first, second)
+
+
+def test_draws_need_one_seed_a_network():
+    with pytest.raises(ValueError, match=r"Got 2 seeds for a stack of shape \(3,\), expected 3"):
+        Draws([0, 1], (3,))
+
+
+def test_initial_weights_are_glorot_uniform_and_biases_zero():
+    layer = StackedLinear(300, 500, draws())
+    bound = math.sqrt(6 / 800)
+    reference = nn.init.xavier_uniform_(torch.empty(500, 300, dtype=torch.float64))
+    assert layer.weight.abs().max() <= bound
+    assert_close(layer.weight.std(), reference.std(), rtol=0.02, atol=0)
+    assert not layer.bias.any()
+
+
+def test_building_layers_leaves_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    StackedMLP(4, (5, 6), draws(), dropout=0.5, parallel=3)(randn(7, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# Linear layers ------------------------------------------------------------------------------
+
+SHAPES = {  # weight, input
+    "one layer": ((4, 3), (5, 3)),
+    "one layer, stacked input": ((4, 3), (2, 5, 3)),
+    "parallel layers": ((2, 4, 3), (2, 5, 3)),
+    "stack that shares its input": ((2, 4, 3), (5, 3)),
+    "stack of parallel layers": ((6, 2, 4, 3), (6, 2, 5, 3)),
+    "stack of parallel layers, one input each": ((6, 2, 4, 3), (6, 1, 5, 3)),
+    "two stack axes": ((2, 3, 2, 4, 3), (2, 5, 3)),
+}
+
+
+@pytest.mark.parametrize(("weight", "x"), SHAPES.values(), ids=SHAPES.keys())
+def test_affine_is_one_linear_layer_per_leading_index(weight, x):
+    weight, x = randn(*weight), randn(*x, seed=1)
+    bias = randn(*weight.shape[:-1], seed=2)
+    lead = torch.broadcast_shapes(weight.shape[:-2], x.shape[:-2])
+    result = affine(x, weight, bias)
+    weights = weight.expand(*lead, *weight.shape[-2:]).reshape(-1, *weight.shape[-2:])
+    biases = bias.expand(*lead, bias.shape[-1]).reshape(-1, bias.shape[-1])
+    inputs = x.expand(*lead, *x.shape[-2:]).reshape(-1, *x.shape[-2:])
+    one_by_one = [F.linear(i, w, b) for i, w, b in zip(inputs, weights, biases, strict=True)]
+    assert_close(result, torch.stack(one_by_one).reshape(result.shape), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("stack", [(), (3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("reads", ["one table", "one input a network", "an input each"])
+def test_parallel_layers_equal_a_loop_over_them(stack, reads):
+    layer = StackedLinear(3, 5, draws(0, stack), parallel=4)
+    with torch.no_grad():
+        layer.bias.copy_(randn(*layer.bias.shape))
+    lead = {"one table": (), "one input a network": stack, "an input each": (*stack, 4)}[reads]
+    x = randn(*lead, 6, 3)
+    result = layer(x)
+    assert result.shape == (*stack, 4, 6, 5)
+    every = (x if reads == "an input each" else x.unsqueeze(-3)).expand(*stack, 4, 6, 3)
+    loop = [
+        every[..., p, :, :] @ layer.weight[..., p, :, :].mT + layer.bias[..., p, None, :]
+        for p in range(4)
+    ]
+    assert_close(result, torch.stack(loop, dim=-3), rtol=0, atol=1e-12)
+
+
+def test_parallel_layers_start_differently_unless_they_are_tied():
+    tied = StackedLinear(3, 5, draws(), parallel=4, tie=True).weight
+    free = StackedLinear(3, 5, draws(), parallel=4).weight
+    alone = StackedLinear(3, 5, draws()).weight
+    assert torch.equal(tied, alone.expand(4, 5, 3))
+    assert not torch.equal(free[0], free[1])
+    assert tied.is_leaf and tied.is_contiguous()
+
+
+# Activations and perceptrons ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["identity", "logistic", "tanh", "relu"])
+def test_activations_are_those_of_scikit_learn(name):
+    x = torch.linspace(-5, 5, 101, dtype=torch.float64)
+    expected = x.numpy().copy()
+    SKLEARN_ACTIVATIONS[name](expected)  # in place
+    assert_close(ACTIVATIONS[name](x), torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_have_the_slope_of_finite_differences(name):
+    x = (torch.linspace(-3, 3, 12, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(ACTIVATIONS[name], (x,))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_perceptron_equals_a_sequence_of_torch_layers(activation):
+    modules = {
+        "identity": nn.Identity(),
+        "logistic": nn.Sigmoid(),
+        "tanh": nn.Tanh(),
+        "relu": nn.ReLU(),
+        "gelu": nn.GELU(),
+        "silu": nn.SiLU(),
+    }
+    mlp = StackedMLP(3, (5, 4), draws(), activation=activation)
+    plain = nn.Sequential(
+        nn.Linear(3, 5), modules[activation], nn.Linear(5, 4), modules[activation]
+    ).double()
+    for ours, theirs in zip(mlp.layers, (plain[0], plain[2]), strict=True):
+        theirs.load_state_dict({"weight": ours.weight, "bias": ours.bias})
+    x = randn(6, 3)
+    assert mlp.n_outputs == 4
+    assert_close(mlp(x), plain(x), rtol=0, atol=1e-14)
+
+
+def test_a_perceptron_without_layers_is_its_input():
+    mlp = StackedMLP(3, (), draws())
+    x = randn(6, 3)
+    assert mlp.n_outputs == 3
+    assert mlp(x) is x
+
+
+# Dropout ------------------------------------------------------------------------------------
+
+
+def test_dropout_zeroes_the_share_and_keeps_the_mean():
+    x = torch.ones(400, 500, dtype=torch.float64)
+    dropped = Dropout(0.3, seed=0, n_axes=2)(x)
+    values = dropped.unique()
+    assert_close(values, torch.tensor([0.0, 1 / 0.7], dtype=torch.float64))
+    assert_close((dropped == 0).double().mean().item(), 0.3, rtol=0.01, atol=0)
+    assert_close(dropped.mean().item(), 1.0, rtol=0.01, atol=0)
+
+
+def test_dropout_is_off_outside_training():
+    x = randn(5, 4)
+    dropout = Dropout(0.5, seed=0, n_axes=2).eval()
+    assert dropout(x) is x
+    assert not torch.equal(dropout.train()(x), x)
+
+
+def test_dropout_draws_from_its_own_stream():
+    x = torch.ones(5, 8)
+    masks = []
+    for global_seed in (0, 1):
+        torch.manual_seed(global_seed)
+        before = torch.get_rng_state()
+        dropout = Dropout(0.5, seed=3, n_axes=2)
+        masks.append([dropout(x), dropout(x)])
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(masks[0][0], masks[1][0]) and torch.equal(masks[0][1], masks[1][1])
+    assert not torch.equal(masks[0][0], masks[0][1])  # every pass has its own mask
+    assert not torch.equal(masks[0][0], Dropout(0.5, seed=4, n_axes=2)(x))
+
+
+def test_a_pickled_dropout_goes_on_where_it_was():
+    x = torch.ones(5, 8)
+    dropout = Dropout(0.5, seed=3, n_axes=2)
+    first = dropout(x)
+    restored = pickle.loads(pickle.dumps(dropout))
+    second = dropout(x)
+    assert torch.equal(restored(x), second)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_stacked_networks_see_the_masks_that_each_would_see_alone(tie):
+    def run(stack, x):
+        mlp = StackedMLP(
+            3, (8,), draws(0, stack), dropout=0.5, seed=5, parallel=4, tie=tie, activation="tanh"
+        )
+        return mlp(x)
+
+    x = randn(6, 3)
+    stacked, alone = run((2,), x), run((), x)
+    assert_close(stacked[0], alone, rtol=0, atol=1e-14)
+    assert torch.equal(stacked[0] == 0, stacked[1] == 0)
+    masks = alone == 0
+    assert torch.equal(masks[0], masks[1]) == tie  # parallel layers share masks only if tied
+
+
+# Mixtures -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stack", [(), (2, 3)], ids=str)
+def test_mix_is_the_weighted_sum_of_the_experts(stack):
+    gates = randn(*stack, 6, 3, 4).softmax(-1)  # (*stack, batch, task, expert)
+    experts = randn(*stack, 4, 6, 5, seed=1)  # (*stack, expert, batch, d)
+    result = mix(gates, experts)
+    assert result.shape == (*stack, 3, 6, 5)
+    for task in range(3):
+        for row in range(6):
+            by_hand = sum(
+                gates[..., row, task, e, None] * experts[..., e, row, :] for e in range(4)
+            )
+            assert_close(result[..., task, row, :], by_hand, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("reads", ["one input", "an input each"])
+@pytest.mark.parametrize("stack", [(), (2, 3)], ids=str)
+def test_gate_weights_are_a_softmax_a_task(stack, reads):
+    gates = StackedLinear(5, 4, draws(0, stack), parallel=3)
+    x = randn(*stack, 6, 5) if reads == "one input" else randn(*stack, 3, 6, 5)
+    weights = gate_weights(gates, x)  # (*stack, batch, task, expert)
+    assert weights.shape == (*stack, 6, 3, 4)
+    for task in range(3):
+        own = x if reads == "one input" else x[..., task, :, :]
+        logits = own @ gates.weight[..., task, :, :].mT + gates.bias[..., task, None, :]
+        assert_close(weights[..., task, :], logits.softmax(-1), rtol=0, atol=1e-14)
