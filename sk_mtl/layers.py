@@ -63,12 +63,15 @@ class Draws:
         return Draws(self.seeds, self.stack, self.dtype)
 
     def uniform(self, shape: Sequence[int], bound: float) -> Tensor:
-        """Draw from U(-bound, bound): shape ``(*stack, *shape)``."""
+        """Draw from U(-bound, bound): shape ``(*stack, *shape)``.
+
+        In float64, then rounded: a network starts from the same place in either type.
+        """
         values = [
-            torch.empty(*shape, dtype=self.dtype).uniform_(-bound, bound, generator=g)
+            torch.empty(*shape, dtype=torch.float64).uniform_(-bound, bound, generator=g)
             for g in self._generators
         ]
-        return torch.stack(values).reshape(*self.stack, *shape)
+        return torch.stack(values).reshape(*self.stack, *shape).to(self.dtype)
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -240,10 +243,10 @@ def gate_weights(gates: StackedLinear, x: Tensor) -> Tensor:
 
     Shape: ``(*stack[, task], batch, n_inputs)`` -> ``(*stack, batch, task, expert)``.
     """
-    if x.dim() < gates.weight.dim():
-        return gates.fan_out(x).softmax(-1)
-    logits: Tensor = gates(x)
-    return logits.transpose(-3, -2).softmax(-1)
+    shared = x.dim() < gates.weight.dim()
+    logits: Tensor = gates.fan_out(x).transpose(-3, -2) if shared else gates(x)
+    # over the last but one axis: torch's softmax is slow over a last axis as short as this
+    return logits.mT.softmax(-2).mT.transpose(-3, -2)
 
 
 def mix(gates: Tensor, experts: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from sk_mtl.callbacks import StopTraining
 from sk_mtl.gradients import set_gradients, task_jacobian
 from sk_mtl.network import MultiTaskNetwork
 from sk_mtl.objective import encoded_scores
+from sk_mtl.totals import EpochTotals
 
 BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 ROWS_AT_ONCE = 8192  # rows evaluated together where no gradient is needed
@@ -193,21 +194,19 @@ class MultiTaskNet(NeuralNet):
         self.module_.train(training)
         self.criterion_.train(training)
         step = self._train_batch if training else self._valid_batch
-        losses, weights, masses, kept = [], [], [], []
+        totals, kept = EpochTotals(), []
         for batch in self.get_iterator(data, training=training):
             if "on_batch_begin" in self._hooks:
                 self.notify("on_batch_begin", batch=batch, training=training)
             task_losses, task_weights, mass, outputs = step(batch, data.complete)
-            losses.append(task_losses)
-            masses.append(mass if mass is not None else len(batch[1]))
-            weights.append(task_weights)
+            totals.add(task_losses, len(batch[1]) if mass is None else mass, task_weights)
             if not training:
-                kept.append((outputs, batch))
+                kept.append((outputs, batch[1], batch[0]["sample_weight"]))
             if "on_batch_end" in self._hooks:
                 share = self.criterion_.normalised(task_weights, mass)
                 self._after_batch(batch, (task_losses * share).sum(), outputs, training)
         self.module_.eval()
-        self._record_epoch("train" if training else "valid", losses, weights, masses)
+        self._record_epoch("train" if training else "valid", totals)
         if not training:
             self._record_score(kept)
 
@@ -218,21 +217,12 @@ class MultiTaskNet(NeuralNet):
         self.history.record_batch(f"{prefix}_batch_size", len(batch[1]))
         self.notify("on_batch_end", batch=batch, training=training, loss=loss, y_pred=outputs)
 
-    def _record_epoch(
-        self, prefix: str, losses: list[Tensor], weights: list[Tensor], masses: list[Any]
-    ) -> None:
+    def _record_epoch(self, prefix: str, totals: EpochTotals) -> None:
         """Write the epoch's losses and weights to the history: the only read-back."""
-        table = torch.stack(losses)  # (batches, task)
-        if isinstance(masses[0], Tensor):
-            mass = torch.stack(masses)
-        else:
-            mass = table.new_tensor(masses).unsqueeze(-1)
-        totals = mass.sum(0)
-        means = (table * mass).sum(0) / torch.where(totals > 0, totals, 1.0)
-        used = torch.stack(weights).mean(0)
-        share = self.criterion_.normalised(used, totals.expand_as(used))
+        means, mass, used = totals.means()
+        share = self.criterion_.normalised(used, mass)
         self.history.record(f"{prefix}_loss", float((means * share).sum()))
-        self.history.record(f"{prefix}_batch_count", len(losses))
+        self.history.record(f"{prefix}_batch_count", totals.n_batches)
         for name, value in zip(self.task_names, means.tolist(), strict=True):
             self.history.record(f"{prefix}_loss_{name}", value)
         best = min(self.history[:, f"{prefix}_loss"])
@@ -241,13 +231,12 @@ class MultiTaskNet(NeuralNet):
             for name, value in zip(self.task_names, used.tolist(), strict=True):
                 self.history.record(f"weight_{name}", value)
 
-    def _record_score(self, batches: list[tuple[Any, Any]]) -> None:
+    def _record_score(self, batches: list[tuple[Any, Tensor, Tensor | None]]) -> None:
         """Write the mean over tasks of accuracy or R2 on the validation rows to the history."""
-        raw = [torch.cat(part, dim=-2) for part in zip(*(out for out, _ in batches), strict=True)]
-        y = torch.cat([y for _, (_, y) in batches])
-        weights = [x["sample_weight"] for _, (x, _) in batches]
+        outputs, targets, weights = zip(*batches, strict=True)
+        raw = [torch.cat(part, dim=-2) for part in zip(*outputs, strict=True)]
         weight = None if weights[0] is None else torch.cat(weights)
-        scores = encoded_scores(self.module_.groups, raw, y, weight)
+        scores = encoded_scores(self.module_.groups, raw, torch.cat(targets), weight)
         self.history.record("valid_score", float(scores.nanmean()))
 
     # One step -----------------------------------------------------------------------------
