@@ -47,6 +47,8 @@ class TaskStopping(Callback):
         Whether patience ran out.
     """
 
+    reads_history_only = True
+
     def __init__(
         self,
         task_names: Sequence[str],
@@ -107,6 +109,8 @@ class EpochReport(Callback):
     task_names : sequence of str
         The tasks to list.
     """
+
+    reads_history_only = True
 
     def __init__(self, task_names: Sequence[str]) -> None:
         self.task_names = task_names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from math import inf
 from typing import Any
 
 import torch
@@ -159,6 +160,13 @@ class MultiTaskNet(NeuralNet):
         self._hooks = self._batch_hooks()
         self._penalty = self._penalised()
         self._parameters = [p for _, p in self.get_all_learnable_params()]
+        self._watched = not all(getattr(c, "reads_history_only", False) for _, c in self.callbacks_)
+        self._lowest = {
+            prefix: min(
+                (e[f"{prefix}_loss"] for e in self.history if f"{prefix}_loss" in e), default=inf
+            )
+            for prefix in ("train", "valid")
+        }
         datasets = {"dataset_train": train, "dataset_valid": valid}
         try:
             for _ in range(self.max_epochs if epochs is None else epochs):
@@ -167,6 +175,8 @@ class MultiTaskNet(NeuralNet):
                 self._run_epoch(train, training=True)
                 if valid is not None:
                     self._run_epoch(valid, training=False)
+                if self._watched:
+                    self._set_mode(training=False)  # callbacks may predict
                 self.history.record("dur", time.perf_counter() - start)
                 if not self.history[-1]["batches"]:
                     self.history.new_batch()  # skorch's Checkpoint looks at the last one
@@ -175,8 +185,14 @@ class MultiTaskNet(NeuralNet):
             self.interrupted_ = not self.stopped_by_callback_
             raise StopTraining from None
         finally:
-            self.module_.eval()
+            self._set_mode(training=False)
         return self
+
+    def _set_mode(self, *, training: bool) -> None:
+        """Switch between training and evaluation; to switch costs as much as a small batch."""
+        if self.module_.training is not training:
+            self.module_.train(training)
+            self.criterion_.train(training)
 
     def _batch_hooks(self) -> set[str]:
         """Return the batch hooks that some callback listens to; the others are never called."""
@@ -191,8 +207,7 @@ class MultiTaskNet(NeuralNet):
 
     def _run_epoch(self, data: TaskData, *, training: bool) -> None:
         """Go through the data once and record the mean task losses."""
-        self.module_.train(training)
-        self.criterion_.train(training)
+        self._set_mode(training=training)
         step = self._train_batch if training else self._valid_batch
         totals, kept = EpochTotals(), []
         for batch in self.get_iterator(data, training=training):
@@ -205,7 +220,6 @@ class MultiTaskNet(NeuralNet):
             if "on_batch_end" in self._hooks:
                 share = self.criterion_.normalised(task_weights, mass)
                 self._after_batch(batch, (task_losses * share).sum(), outputs, training)
-        self.module_.eval()
         self._record_epoch("train" if training else "valid", totals)
         if not training:
             self._record_score(kept)
@@ -221,15 +235,17 @@ class MultiTaskNet(NeuralNet):
         """Write the epoch's losses and weights to the history: the only read-back."""
         means, mass, used = totals.means()
         share = self.criterion_.normalised(used, mass)
-        self.history.record(f"{prefix}_loss", float((means * share).sum()))
-        self.history.record(f"{prefix}_batch_count", totals.n_batches)
+        loss = float((means * share).sum())
+        epoch = self.history[-1]
+        epoch[f"{prefix}_loss"] = loss
+        epoch[f"{prefix}_loss_best"] = loss <= self._lowest[prefix]
+        epoch[f"{prefix}_batch_count"] = totals.n_batches
+        self._lowest[prefix] = min(loss, self._lowest[prefix])
         for name, value in zip(self.task_names, means.tolist(), strict=True):
-            self.history.record(f"{prefix}_loss_{name}", value)
-        best = min(self.history[:, f"{prefix}_loss"])
-        self.history.record(f"{prefix}_loss_best", self.history[-1, f"{prefix}_loss"] == best)
+            epoch[f"{prefix}_loss_{name}"] = value
         if prefix == "train":
             for name, value in zip(self.task_names, used.tolist(), strict=True):
-                self.history.record(f"weight_{name}", value)
+                epoch[f"weight_{name}"] = value
 
     def _record_score(self, batches: list[tuple[Any, Tensor, Tensor | None]]) -> None:
         """Write the mean over tasks of accuracy or R2 on the validation rows to the history."""
