@@ -1,4 +1,4 @@
-"""What every layer leans on: parameter checks, seeds, devices, optional imports, warnings.
+"""What every layer leans on: parameter checks, seeds, devices, warnings.
 
 scikit-learn's private helpers are imported here and nowhere else.
 """
@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -46,7 +44,8 @@ __all__ = [
     "check_method_params",
     "did_you_mean",
     "fit_context",
-    "require",
+    "has_sklearn_callbacks",
+    "open_callback_context",
     "resolve_recipe",
     "safe_indexing",
     "spawn_seeds",
@@ -117,6 +116,16 @@ def undo_on_error(method: Callable[..., Any]) -> Callable[..., Any]:
     return undone_on_error
 
 
+def has_sklearn_callbacks(estimator: Any) -> bool:
+    """Whether callbacks of scikit-learn's own were set on the estimator."""
+    return bool(getattr(estimator, "_skl_callbacks", None))
+
+
+def open_callback_context(estimator: Any, max_subtasks: int) -> Any:
+    """Return the context in which scikit-learn's callbacks follow a fit of so many epochs."""
+    return estimator._init_callback_context(max_subtasks=max_subtasks)
+
+
 def did_you_mean(name: str, known: list[str]) -> str:
     """Return `` Did you mean 'x'?`` for the closest known name, or an empty string."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -146,23 +155,11 @@ def resolve_recipe(value: Any, table: Mapping[str, type[RecipeT]], base: Any, wh
     return recipe
 
 
-def require(module: str, *, extra: str) -> ModuleType:
-    """Import an optional package, or say which extra installs it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"This needs the package {module!r}, which is not installed. "
-            f"Run: pip install 'sk-mtl[{extra}]'"
-        ) from error
-
-
 def check_device(device: str | torch.device) -> torch.device:
-    """Return the torch device meant by ``device``, or raise ``ValueError``."""
-    if isinstance(device, str) and device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """Return the torch device meant by ``device``, as tensors made there name it, or raise."""
+    if device == "auto":
+        backends = {"cuda": torch.cuda, "mps": torch.backends.mps}
+        device = next((name for name, b in backends.items() if b.is_available()), "cpu")
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
@@ -170,13 +167,14 @@ def check_device(device: str | torch.device) -> torch.device:
             f"Got device={device!r}, expected 'cpu', 'cuda', 'mps' or 'auto'."
         ) from error
     try:
-        torch.empty(1, device=resolved).item()
+        probe = torch.empty(1, device=resolved)
+        probe.item()
     except (AssertionError, RuntimeError) as error:  # torch raises either
         raise ValueError(
             f"Got device={str(device)!r}, expected one that torch can compute on here. "
             "Use device='cpu' or device='auto'."
         ) from error
-    return resolved
+    return probe.device
 
 
 def spawn_seeds(seed: int, n: int) -> list[int]:
@@ -200,12 +198,12 @@ class Stream:
     def generator(self, device: torch.device | str = "cpu") -> torch.Generator:
         """Return the generator, on the given device."""
         device = torch.device(device)
-        if self._generator is None or self._generator.device.type != device.type:
+        if self._generator is None or self._generator.device != device:
+            saved = self.__getstate__()["saved"]
             self._generator = torch.Generator(device=device)
             self._generator.manual_seed(self.seed)
-            if self._saved is not None and self._saved[0] == device.type:
-                self._generator.set_state(self._saved[1])
-            self._saved = None
+            if saved is not None and saved[0] == device.type:
+                self._generator.set_state(saved[1])
         return self._generator
 
     def __getstate__(self) -> dict[str, Any]:

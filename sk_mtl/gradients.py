@@ -65,23 +65,22 @@ def task_jacobian(
     return losses.detach(), mass, tuple(o.detach() for o in outputs), jacobian
 
 
-def set_gradients(network: MultiTaskNetwork, jacobian: Tensor, share: Tensor) -> None:
-    """Set the gradient of sum(share_t L_t), given what :func:`task_jacobian` left behind.
+def set_gradients(network: MultiTaskNetwork, direction: Tensor, share: Tensor) -> None:
+    """Set the gradients of a step, given what :func:`task_jacobian` left behind.
 
     Parameters
     ----------
     network : MultiTaskNetwork
         The network of the Jacobian.
-    jacobian : Tensor of shape (n_tasks, n_shared_parameters)
-        Gradients of the task losses.
+    direction : Tensor of shape (n_shared_parameters,)
+        Gradient of the trunk, such as ``share @ jacobian``.
     share : Tensor of shape (n_tasks,)
-        What each task counts.
+        By what each task's own gradient of its head is scaled.
     """
-    combined = share @ jacobian
     start = 0
     for parameter in network.trunk.parameters():
         stop = start + parameter.numel()
-        parameter.grad = combined[start:stop].view_as(parameter)
+        parameter.grad = direction[start:stop].view_as(parameter)
         start = stop
     for head in network.heads:
         own = share.index_select(-1, head.tasks)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import joblib
 import torch
 from torch import Tensor, nn
 
@@ -38,13 +39,13 @@ def group_tasks(tasks: Sequence[Task], losses: Sequence[Loss]) -> list[HeadGroup
 
     Tasks of different widths get heads of their own width: nothing is padded.
     """
-    groups: dict[tuple[str, int], list[int]] = {}
+    groups: dict[tuple[type, str | None, int], list[int]] = {}
     for t, (task, loss) in enumerate(zip(tasks, losses, strict=True)):
-        form = f"{type(loss).__module__}.{type(loss).__qualname__}{loss.get_params()!r}"
-        groups.setdefault((form, loss.n_outputs(task.n_classes)), []).append(t)
+        form = (type(loss), joblib.hash(loss.get_params()), loss.n_outputs(task.n_classes))
+        groups.setdefault(form, []).append(t)
     return [
         HeadGroup(tuple(members), losses[members[0]], width)
-        for (_, width), members in groups.items()
+        for (_, _, width), members in groups.items()
     ]
 
 
@@ -189,7 +190,7 @@ def build_network(
     body = trunk.build(spec).to(dtype)
     head_draws = Draws([s[1] for s in seeds], stack, dtype)
     heads = []
-    for group in groups:
+    for g, group in enumerate(groups):
         # Private networks start each head from the same bits, as separate fits would.
         draws = head_draws.restarted() if trunk.private else head_draws
         n_heads = len(group.tasks)
@@ -199,7 +200,7 @@ def build_network(
             draws,
             activation=activation,
             dropout=dropout,
-            seed=dropout_seed + 500,
+            seed=dropout_seed + 500 + (0 if trunk.private else 10 * g),
             parallel=n_heads,
             tie=trunk.private,
         )

@@ -32,6 +32,7 @@ class Objective(nn.Module):
     """
 
     user_weights: Tensor
+    order: Tensor
 
     def __init__(
         self,
@@ -51,19 +52,12 @@ class Objective(nn.Module):
         self.needs = needs
         self.private = private
         self._known: tuple[Tensor, Tensor] | None = None
-        self.members: list[Tensor | None] = [
-            None if len(group.tasks) == n_tasks else torch.tensor(group.tasks) for group in groups
-        ]
-        order = [t for group in groups for t in group.tasks]
-        self.order = None if len(groups) == 1 else torch.tensor(order).argsort()
-
-    def _apply(self, fn: object, recurse: bool = True) -> Objective:
-        """Move the index tensors along (they are no buffers: casts must not touch them)."""
-        super()._apply(fn, recurse)
-        self._known = None
-        self.members = [None if m is None else fn(m) for m in self.members]  # type: ignore[operator]
-        self.order = None if self.order is None else fn(self.order)  # type: ignore[operator]
-        return self
+        # Indices lie on the device, so that selecting by them makes no batch wait for a copy.
+        self.single = len(groups) == 1
+        order = torch.tensor([t for group in groups for t in group.tasks])
+        self.register_buffer("order", order.argsort(), persistent=False)
+        for g, group in enumerate(groups):
+            self.register_buffer(f"members{g}", torch.tensor(group.tasks), persistent=False)
 
     def task_losses(
         self, raw: Sequence[Tensor], target: Tensor, weight: Tensor | None, *, complete: bool
@@ -74,9 +68,9 @@ class Objective(nn.Module):
         ----------
         raw : sequence of Tensor
             The network's outputs.
-        target : Tensor of shape (batch, n_tasks)
-            Encoded targets, NaN where the label is missing.
-        weight : Tensor of shape (batch, 1 or n_tasks) or None
+        target : Tensor of shape (*stack, batch, n_tasks)
+            Encoded targets, NaN where the label is missing; stacked networks may share them.
+        weight : Tensor of shape (*stack, batch, 1 or n_tasks) or None
             Sample weights.
         complete : bool
             Whether no label is missing, which saves the work of selecting.
@@ -85,31 +79,35 @@ class Objective(nn.Module):
         -------
         losses : Tensor of shape (*stack, n_tasks)
             0 for a task without a label in the batch.
-        mass : Tensor of shape (n_tasks,) or None
-            Sum of the weights of each task's labelled samples; None if every cell counts as 1.
+        mass : Tensor of shape (*stack, n_tasks) or None
+            Sum of the weights of each task's labelled samples, with the stack axes of the
+            targets; None if every cell counts as 1.
         """
+        if self.single:
+            w = None if weight is None else weight.mT
+            return _masked_mean(self.losses[0], raw[0], target.mT, w, complete)
         parts, masses = [], []
-        for loss, output, members in zip(self.losses, raw, self.members, strict=True):
-            y = target if members is None else target.index_select(-1, members)
+        for g, (loss, output) in enumerate(zip(self.losses, raw, strict=True)):
+            members: Tensor = getattr(self, f"members{g}")
             w = weight
-            if w is not None and members is not None and w.shape[-1] != 1:
+            if w is not None and w.shape[-1] != 1:
                 w = w.index_select(-1, members)
+            y = target.index_select(-1, members)
             part, mass = _masked_mean(loss, output, y.mT, None if w is None else w.mT, complete)
             parts.append(part)
             masses.append(mass)
-        if self.order is None:
-            return parts[0], masses[0]
         losses = torch.cat(parts, dim=-1).index_select(-1, self.order)
         if complete and weight is None:
             return losses, None
-        return losses, torch.cat([m for m in masses if m is not None]).index_select(-1, self.order)
+        mass = torch.cat([m for m in masses if m is not None], dim=-1)
+        return losses, mass.index_select(-1, self.order)
 
-    def weigh(self, statistic: Tensor) -> Tensor:
-        """Return the weights for what the weighting needs.
+    def weigh(self, statistic: Tensor, mass: Tensor | None) -> Tensor:
+        """Return the weights for what the weighting needs, given which tasks are present.
 
         A copy, unless they are constant: a weighting may update its own tensor in every step.
         """
-        weights: Tensor = self.balance(statistic)
+        weights: Tensor = self.balance(statistic, None if mass is None else mass > 0)
         return weights if isinstance(self.balance, ConstantWeights) else weights.detach().clone()
 
     def normalised(self, weights: Tensor, mass: Tensor | None) -> Tensor:
@@ -119,7 +117,7 @@ class Objective(nn.Module):
         """
         if mass is None and self._known is not None and self._known[0] is weights:
             return self._known[1]
-        present = weights if mass is None else weights * (mass > 0)
+        present = weights if mass is None else torch.where(mass > 0, weights, 0.0)
         # Private networks do not notice which others have labels in the batch.
         total = (weights if self.private else present).sum(-1, keepdim=True)
         share = present / torch.where(total > 0, total, 1.0)
@@ -163,32 +161,42 @@ def encoded_scores(
     target: Tensor,
     weight: Tensor | None,
 ) -> Tensor:
-    """Return accuracy or R2 of every task, NaN for a task without labels.
+    """Return accuracy or R2 of every task, as scikit-learn does.
+
+    NaN for a task without labels, and R2 of a single row.
 
     Parameters
     ----------
     groups : sequence of HeadGroup
         Which tasks each raw output serves.
     raw : sequence of Tensor
-        Outputs of one network, ``(tasks of the group, n_rows, n_outputs)`` each.
-    target : Tensor of shape (n_rows, n_tasks)
+        Outputs, ``(*stack, tasks of the group, n_rows, n_outputs)`` each.
+    target : Tensor of shape (*stack, n_rows, n_tasks)
         Encoded targets, NaN where the label is missing.
-    weight : Tensor of shape (n_rows, 1 or n_tasks) or None
+    weight : Tensor of shape (*stack, n_rows, 1 or n_tasks) or None
         Sample weights.
+
+    Returns
+    -------
+    scores : Tensor of shape (*stack, n_tasks)
+        1 is perfect.
     """
     observed = ~target.isnan()
     share = observed.to(target.dtype) if weight is None else observed * weight
     y = torch.where(observed, target, 0.0)
-    scores = target.new_empty(target.shape[-1])
+    scores = target.new_empty(*raw[0].shape[:-3], target.shape[-1])
     for group, output in zip(groups, raw, strict=True):
         tasks = list(group.tasks)
-        w, prediction = share[:, tasks].mT, group.loss.to_prediction(output)
-        truth = y[:, tasks].mT
+        w, prediction = share[..., tasks].mT, group.loss.to_prediction(output)
+        truth = y[..., tasks].mT
         if "regression" not in group.loss.kinds:
             hit = (prediction.argmax(-1) == truth).to(w.dtype)
-            scores[tasks] = (hit * w).sum(-1) / w.sum(-1)
+            scores[..., tasks] = (hit * w).sum(-1) / w.sum(-1)
             continue
         mean = (truth * w).sum(-1, keepdim=True) / w.sum(-1, keepdim=True)
         spread = (w * (truth - mean).square()).sum(-1)
-        scores[tasks] = 1.0 - (w * (truth - prediction).square()).sum(-1) / spread
+        residual = (w * (truth - prediction).square()).sum(-1)
+        r2 = 1.0 - residual / torch.where(spread > 0, spread, 1.0)
+        r2 = torch.where(spread > 0, r2, (residual == 0).to(r2.dtype))  # a constant target
+        scores[..., tasks] = torch.where((w > 0).sum(-1) > 1, r2, torch.nan)
     return scores

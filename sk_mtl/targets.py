@@ -48,8 +48,18 @@ class Targets:
         """Number of rows."""
         return len(self.columns[0].values)
 
+    @property
+    def task_names(self) -> list[str]:
+        """Names of the tasks: the columns', else ``task0``, ``task1``, ..."""
+        return self.names or default_names(len(self))
+
     def __len__(self) -> int:
         return len(self.columns)
+
+
+def default_names(n_tasks: int) -> list[str]:
+    """Return the names of tasks whose container has none."""
+    return [f"task{t}" for t in range(n_tasks)]
 
 
 def read_targets(y: Any) -> Targets:
@@ -85,17 +95,10 @@ def read_targets(y: Any) -> Targets:
     names = _check_names(names)
     if not raw:
         raise ValueError("Got y with 0 columns, expected at least one task.")
-    labels = names or [f"task{t}" for t in range(len(raw))]
+    labels = names or default_names(len(raw))
     columns = [_read_column(column, name) for column, name in zip(raw, labels, strict=True)]
     one_d = len(raw) == 1
     return Targets(columns, names, one_d, column_vector=one_d and n_axes == 2)
-
-
-def missing_mask(y: Any) -> NDArray[np.bool_]:
-    """Return where labels are missing, in the shape of ``y``."""
-    targets = read_targets(y)
-    mask = np.column_stack([column.missing for column in targets.columns])
-    return mask[:, 0] if targets.one_d and not targets.column_vector else mask
 
 
 def _check_names(names: list[Any] | None) -> list[str] | None:
@@ -110,10 +113,15 @@ def _check_names(names: list[Any] | None) -> list[str] | None:
     return list(names)
 
 
+def as_frame(table: Any) -> Any:
+    """Return a pyarrow table as a pandas frame, and anything else as it is."""
+    is_arrow = hasattr(table, "to_pandas") and not hasattr(table, "get_column")
+    return table.to_pandas() if is_arrow and not hasattr(table, "iloc") else table
+
+
 def _split_columns(y: Any) -> tuple[list[Any], list[Any] | None, int]:
     """Return the columns of y as their container gives them, their names, and y's axes."""
-    if hasattr(y, "to_pandas") and not hasattr(y, "iloc") and not hasattr(y, "get_column"):
-        y = y.to_pandas()  # a pyarrow table
+    y = as_frame(y)
     if hasattr(y, "iloc"):  # pandas
         if y.ndim == 1:
             return [y], None, 1

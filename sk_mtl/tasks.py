@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sk_mtl._support import did_you_mean
-from sk_mtl.targets import Column, Targets
+from sk_mtl.targets import Column, Targets, as_frame
 
 Kind = Literal["binary", "multiclass", "regression"]
 MAX_INFERRED_CLASSES = 20
@@ -58,7 +58,7 @@ class Task:
             return values.astype(dtype, copy=False)
         codes = np.full(len(column.values), np.nan, dtype=dtype)
         observed = as_labels(column.observed)
-        self.check_type(observed)
+        check_type(observed, self.classes, self.name)
         index = np.searchsorted(self.classes, observed).clip(max=self.n_classes - 1)
         known = np.asarray(self.classes[index] == observed)
         if not known.all():
@@ -70,24 +70,23 @@ class Task:
         codes[~column.missing] = index
         return codes
 
-    def check_type(self, observed: NDArray[Any]) -> None:
-        """Raise where labels are text and the classes are not, or the other way round."""
-        assert self.classes is not None
-        if len(observed) and _is_text(observed) != _is_text(self.classes):
-            raise ValueError(
-                f"Got labels such as {observed[:1].tolist()[0]!r} in task {self.name!r}, expected "
-                f"the type of the labels seen at fit time: {self.classes.tolist()[:10]}. "
-                "Convert them."
-            )
-
     def decode(self, index_or_value: NDArray[Any]) -> NDArray[Any]:
-        """Return labels for class indices, or original units for standardised values."""
+        """Return labels for class indices, or original units for standardised values.
+
+        Amounts come in double precision. Of a value that was computed in single precision about
+        seven digits hold, counted from the task's spread, not from its mean.
+        """
         if self.classes is not None:
             return cast("NDArray[Any]", self.classes[index_or_value])
-        return cast(
-            "NDArray[Any]",
-            index_or_value * index_or_value.dtype.type(self.scale)
-            + index_or_value.dtype.type(self.mean),
+        return index_or_value.astype(np.float64) * self.scale + self.mean
+
+
+def check_type(observed: NDArray[Any], classes: NDArray[Any], name: str) -> None:
+    """Raise where labels are text and the classes are not, or the other way round."""
+    if len(observed) and _is_text(observed) != _is_text(classes):
+        raise ValueError(
+            f"Got labels such as {observed[:1].tolist()[0]!r} in task {name!r}, expected the type "
+            f"of the labels seen at fit time: {classes.tolist()[:10]}. Convert them."
         )
 
 
@@ -231,6 +230,54 @@ def align(targets: Targets, names: Sequence[str], *, had_names: bool) -> Targets
         )
     order = [targets.names.index(name) for name in names]
     return Targets([targets.columns[t] for t in order], list(names), targets.one_d)
+
+
+def read_weights(
+    sample_weight: Any, n_rows: int, names: Sequence[str], dtype: Any, *, had_names: bool
+) -> NDArray[Any] | None:
+    """Return sample weights of shape (n_rows, 1) or (n_rows, n_tasks), checked.
+
+    The columns of a frame are matched to the tasks by name, as those of Y are.
+    """
+    if sample_weight is None:
+        return None
+    sample_weight = as_frame(sample_weight)
+    columns = [c for c in getattr(sample_weight, "columns", []) if isinstance(c, str)]
+    if set(columns) == set(names):
+        sample_weight = sample_weight[list(names)]
+    elif had_names and len(columns) > 1:
+        raise ValueError(
+            f"Got sample_weight with columns {columns}, expected {list(names)}, the tasks. Rename "
+            "or select the columns."
+        )
+    try:
+        weights = np.asarray(sample_weight, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Got sample_weight that is not numeric: {error}. Pass numbers.") from None
+    if weights.ndim == 0:
+        weights = np.full(n_rows, weights)
+    expected = (n_rows, len(names))
+    if weights.shape not in ((n_rows,), (n_rows, 1), expected):
+        raise ValueError(
+            f"Got sample_weight of shape {weights.shape}, expected ({n_rows},) or {expected}. "
+            "Pass one weight a row, or one a row and task."
+        )
+    if not np.isfinite(weights).all():
+        raise ValueError(
+            "Got NaN or infinity in sample_weight, expected finite weights. "
+            "Use 0 for a label that should not count."
+        )
+    if (weights < 0).any():
+        raise ValueError(
+            f"Negative values in data passed to `sample_weight`: got {weights.min()}, expected "
+            "weights >= 0. Use 0 for a label that should not count."
+        )
+    if not weights.any():
+        raise ValueError(
+            "Got sample_weight that is zero in every row, expected at least one positive weight. "
+            "Pass None to weigh all rows alike."
+        )
+    return weights.reshape(n_rows, -1)
 
 
 def _tasks(names: Sequence[Any]) -> str:

@@ -26,11 +26,11 @@ class EpochTotals:
 
         Parameters
         ----------
-        losses : Tensor of shape (n_tasks,)
+        losses : Tensor of shape (*stack, n_tasks)
             Mean loss of each task in the batch.
-        mass : Tensor of shape (n_tasks,) or int
+        mass : Tensor of shape (*stack, n_tasks) or int
             Weight behind each mean, or the number of rows where all count alike.
-        weights : Tensor of shape (n_tasks,)
+        weights : Tensor of shape (*stack, n_tasks)
             What the tasks counted in the step.
         """
         self.n_batches += 1
@@ -49,11 +49,11 @@ class EpochTotals:
     def _flush(self) -> None:
         losses, masses, weights = zip(*self._kept, strict=True)
         self._kept = []
-        table = torch.stack(losses)  # (batch, task)
+        table = torch.stack(losses)  # (kept, *stack, task): a new axis in front, soon summed
         if isinstance(masses[0], Tensor):
-            mass = torch.stack(masses)
+            mass = torch.stack([m.expand_as(table[0]) for m in masses])
         else:
-            mass = table.new_tensor(masses).unsqueeze(-1).expand_as(table)
+            mass = table.new_tensor(masses).view(-1, *[1] * (table.dim() - 1)).expand_as(table)
         new = ((table * mass).sum(0), mass.sum(0), torch.stack(weights).sum(0))
         if self._sums is not None:
             new = tuple(a + b for a, b in zip(self._sums, new, strict=True))  # type: ignore[assignment]

@@ -40,9 +40,7 @@ class MultiTaskNet(NeuralNet):
         Names under which each task's losses and weights enter the history.
     decay : float, default=0.0
         L2 penalty on the weights of linear layers, per batch. A task's own layers are penalised
-        in proportion to the task's share of the weights.
-    decay_shares : Tensor of shape (n_tasks,) or None, default=None
-        These shares.
+        in proportion to the task's share of the user's weights.
     shuffle : Stream or None, default=None
         Where permutations of the rows come from.
     **kwargs
@@ -61,7 +59,6 @@ class MultiTaskNet(NeuralNet):
         *,
         task_names: Sequence[str] = (),
         decay: float = 0.0,
-        decay_shares: Any = None,
         shuffle: Stream | None = None,
         **kwargs: Any,
     ) -> None:
@@ -69,7 +66,6 @@ class MultiTaskNet(NeuralNet):
         self._parts: tuple[Any, Any] | None = (module, criterion)
         self.task_names = task_names
         self.decay = decay
-        self.decay_shares = decay_shares
         self.shuffle = shuffle
 
     # What skorch asks of a net ------------------------------------------------------------
@@ -234,7 +230,8 @@ class MultiTaskNet(NeuralNet):
     def _record_epoch(self, prefix: str, totals: EpochTotals) -> None:
         """Write the epoch's losses and weights to the history: the only read-back."""
         means, mass, used = totals.means()
-        share = self.criterion_.normalised(used, mass)
+        # by the user's weights: those of a step may move, and losses must compare over epochs
+        share = self.criterion_.normalised(self.criterion_.user_weights, mass)
         loss = float((means * share).sum())
         epoch = self.history[-1]
         epoch[f"{prefix}_loss"] = loss
@@ -302,17 +299,22 @@ class MultiTaskNet(NeuralNet):
         if self.decay == 0:
             return []
         network: MultiTaskNetwork = self.module_
-        pulled: list[tuple[torch.nn.Parameter, float | Tensor]] = []
-        rates = self.decay * self.decay_shares.to(self.device)[..., None, None]
-        in_trunk = rates if self.criterion_.private else float(self.decay)
-        for name, parameter in network.trunk.named_parameters():
-            if not _is_bias(name):
-                pulled.append((parameter, in_trunk))
-        for head, group in zip(network.heads, network.groups, strict=True):
-            in_head = rates[..., list(group.tasks), :, :]
-            for name, parameter in head.named_parameters():
-                if not _is_bias(name):
-                    pulled.append((parameter, in_head))
+        objective = self.criterion_
+        shares = objective.normalised(objective.user_weights, None)  # (*stack, task)
+        rates = self.decay * shares[..., None, None]
+        n_stack = shares.dim() - 1
+        pulled: list[tuple[torch.nn.Parameter, float | Tensor]] = [
+            (parameter, rates if objective.private else float(self.decay))
+            for name, parameter in network.trunk.named_parameters()
+            if _is_matrix(name, parameter, n_stack)
+        ]
+        for head in network.heads:
+            in_head = rates.index_select(-3, head.tasks)
+            pulled += [
+                (parameter, in_head)
+                for name, parameter in head.named_parameters()
+                if _is_matrix(name, parameter, n_stack)
+            ]
         return pulled
 
     # Evaluation ---------------------------------------------------------------------------
@@ -334,7 +336,10 @@ class MultiTaskNet(NeuralNet):
         return features.numpy()
 
     def forget_training_data(self) -> None:
-        """Drop what only training needs, so that a pickle holds the model alone."""
+        """Drop what only this training needs.
+
+        The optimiser's memory, twice the size of the weights, stays for ``partial_fit``.
+        """
         self._penalty, self._parameters = [], []
         for epoch in self.history:
             epoch.pop("batches", None)
@@ -347,34 +352,31 @@ def _by_losses(
     outputs = network(X)
     losses, mass = objective.task_losses(outputs, y, weight, complete=complete)
     detached = losses.detach()
-    weights = objective.weigh(detached)
+    weights = objective.weigh(detached, mass)
     losses.backward(objective.normalised(weights, mass))  # seeds: dL / dL_t
     return detached, weights, mass, outputs
 
 
-def _by_jacobian(
+def _by_gradients(
     network: Any, objective: Any, X: Tensor, y: Tensor, weight: Tensor | None, complete: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Any]:
     """Set gradients where the weights depend on the tasks' gradients of the shared part."""
     losses, mass, outputs, jacobian = task_jacobian(
         network, X, lambda raw: objective.task_losses(raw, y, weight, complete=complete)
     )
-    if mass is None:
-        weights = objective.weigh(jacobian)
-    else:  # a row of zeros would make some methods stand still
-        present = mass > 0
-        found = objective.weigh(jacobian[present])
-        weights = found.mean().expand_as(losses).clone()  # absent tasks: it has no effect
-        weights[present] = found
-    set_gradients(network, jacobian, objective.normalised(weights, mass))
+    statistic = jacobian @ jacobian.mT if objective.needs == "gramian" else jacobian
+    weights = objective.weigh(statistic, mass)
+    share = objective.normalised(weights, mass)
+    set_gradients(network, share @ jacobian, share)
     return losses, weights, mass, outputs
 
 
-_BACKWARD = {"losses": _by_losses, "jacobian": _by_jacobian}
+_BACKWARD = {"losses": _by_losses, "gramian": _by_gradients, "jacobian": _by_gradients}
 
 
-def _is_bias(name: str) -> bool:
-    return name.rsplit(".", 1)[-1] == "bias"
+def _is_matrix(name: str, parameter: torch.nn.Parameter, n_stack: int) -> bool:
+    """Whether a parameter is the weights of linear layers: no bias, no scale of a norm."""
+    return name.rsplit(".", 1)[-1] != "bias" and parameter.dim() - n_stack >= 2
 
 
 def _evaluate(function: Any, X: Tensor, device: torch.device) -> tuple[Tensor, ...]:
@@ -386,9 +388,3 @@ def _evaluate(function: Any, X: Tensor, device: torch.device) -> tuple[Tensor, .
         return tuple(
             torch.cat([c.cpu() for c in part], dim=-2) for part in zip(*chunks, strict=True)
         )
-
-
-def relative_shares(weights: Tensor, *, private: bool) -> Tensor:
-    """Return each task's share of the weights, as the objective uses them."""
-    share = weights / weights.sum(-1, keepdim=True)
-    return share * weights.shape[-1] if private else share

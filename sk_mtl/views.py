@@ -17,6 +17,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from sk_mtl._support import did_you_mean
+from sk_mtl.targets import default_names
 
 __all__ = ["TaskView", "final_estimator", "task_classes", "task_index", "task_names"]
 
@@ -63,7 +64,7 @@ def task_names(estimator: Any) -> list[str]:
     """Return every task's name, ``task0``, ``task1``, ... where the estimator keeps none."""
     names = getattr(final_estimator(estimator), "task_names_", None)
     if names is None:
-        return [f"task{t}" for t in range(len(task_classes(estimator)))]
+        return default_names(len(task_classes(estimator)))
     return list(names)
 
 

@@ -22,7 +22,7 @@ class LinearTasks(BaseEstimator):
         targets = read_targets(y)
         kinds = infer_kinds(targets)[0]
         self._one_d = targets.one_d
-        self.task_names_ = targets.names or [f"task{t}" for t in range(len(targets))]
+        self.task_names_ = targets.task_names
         weights = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight)
         weights = np.broadcast_to(weights.reshape(len(X), -1), (len(X), len(targets)))
         self.models_ = []

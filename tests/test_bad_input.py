@@ -20,6 +20,8 @@ from skorch.callbacks import Callback, EarlyStopping
 from sk_mtl import MultiTaskClassifier, MultiTaskEstimator, MultiTaskRegressor
 from sk_mtl._support import SingleClassWarning
 from sk_mtl.losses import Focal, Huber, Quantile
+from sk_mtl.metrics import make_task_scorer, task_scores
+from sk_mtl.model_selection import MultiTaskStratifiedKFold
 from sk_mtl.trunks import PLE, MMoE
 from sk_mtl.weighting import Uniform
 
@@ -276,7 +278,7 @@ ALL_ZERO = (
     "Got sample_weight that is zero in every row, expected at least one positive weight. Pass "
     "None to weigh all rows alike."
 )
-for shape in [(39,), (N, 3), (N, 2, 1), (N, 1)]:
+for shape in [(39,), (N, 3), (N, 2, 1), (39, 1)]:
     bad(
         f"weights of shape {shape}",
         lambda shape=shape: clf().fit(X, Y, np.ones(shape)),
@@ -316,6 +318,17 @@ bad(
     lambda: fitted().score(X, Y, np.ones(3)),
     f"Got sample_weight of shape (3,), {WEIGHTS}",
 )
+for name, weights, message in [
+    ("of another shape", np.ones(3), f"Got sample_weight of shape (3,), {WEIGHTS}"),
+    ("NaN", put(ONES, 0, np.nan), NOT_FINITE),
+    ("negative", put(ONES, 0, -1), NEGATIVE),
+    ("all zero", np.zeros((N, 2)), ALL_ZERO),
+]:
+    bad(
+        f"weights of task_scores, {name}",
+        lambda weights=weights: task_scores(fitted(), X, Y, sample_weight=weights),
+        message,
+    )
 
 # Task weights and weightings ------------------------------------------------------------------
 TASKS = "['task0', 'task1']"
@@ -662,7 +675,14 @@ bad(
     "partial_fit, no classes",
     lambda: clf().partial_fit(X, Y),
     "classes must be passed on the first call to partial_fit: got None, expected all classes of "
-    "every classification task.",
+    "every classification task. Pass an array of them, or one a task.",
+)
+bad(
+    "partial_fit, balanced classes",
+    lambda: clf(class_weight=["balanced", None]).partial_fit(X, Y, classes=[0, 1]),
+    "Got class_weight='balanced' in partial_fit, expected weights by class: one batch does not "
+    "tell how frequent the classes are. Pass dicts of weights by class "
+    "(sklearn.utils.class_weight.compute_class_weight finds them), or use fit.",
 )
 bad(
     "partial_fit, classes as a number",
@@ -679,12 +699,13 @@ for given in ({"task0": [0, 1]}, [[0, 1], None], [[0, 1], []]):
     bad(
         f"partial_fit, classes={given}",
         lambda given=given: clf().partial_fit(X, Y, classes=given),
-        "Got no classes for classification task 'task1', expected all of them.",
+        "Got no classes for classification task 'task1', expected all of them. Pass an array of "
+        "every label that the task may have.",
     )
 bad(
     "partial_fit, classes of an amount",
     lambda: mix().partial_fit(X, MIXED, classes=[[0, 1], [0, 1]]),
-    "Got some classes for regression task 'task1', expected none.",
+    "Got some classes for regression task 'task1', expected none. Pass None for it.",
 )
 bad(
     "partial_fit, other classes",
@@ -813,10 +834,56 @@ bad(
     "rows with labels.",
 )
 bad(
-    "score, labels of another type",
-    then(fitted, lambda e: e.score(X, Y.astype(str))),
-    "^Got labels such as '[01]' in task 'task0', expected the type of the labels seen at fit "
-    r"time: \[0, 1\]. Convert them.$",
+    "score, strings for amounts",
+    lambda: reg().fit(X, R).score(X, np.full((N, 2), "a")),
+    STRINGS.format("<U1"),
+)
+for how in ("score", "task_scores"):
+    bad(
+        f"{how}, labels of another type",
+        lambda how=how: (
+            fitted().score(X, Y.astype(str))
+            if how == "score"
+            else task_scores(fitted(), X, Y.astype(str))
+        ),
+        "^Got labels such as '[01]' in task 'task0', expected the type of the labels seen at fit "
+        r"time: \[0, 1\]. Convert them.$",
+    )
+
+# Scorers and folds ----------------------------------------------------------------------------
+bad(
+    "metric of a wrong type",
+    lambda: make_task_scorer(3, task=0),
+    "Got metric 3, expected a scorer name or a callable. Pass 'roc_auc' or "
+    "make_scorer(roc_auc_score), for instance.",
+    TypeError,
+)
+bad(
+    "metric of no name",
+    lambda: make_task_scorer("zzz", task=0),
+    "Got metric 'zzz', expected one of sklearn.metrics.get_scorer_names() or a callable. Pass "
+    "another name or a function.",
+)
+bad(
+    "undefined of a scorer",
+    lambda: make_task_scorer("r2", task=0, undefined="skip"),
+    "Got undefined='skip', expected 'nan', 'raise' or a number. Leave it out for 'nan'.",
+)
+bad(
+    "more folds than rows",
+    lambda: next(MultiTaskStratifiedKFold(50).split(X, Y)),
+    "Got n_splits=50 for 40 rows, expected no more folds than rows. Pass n_splits=40 at most.",
+)
+bad(
+    "folds by an unknown kind",
+    lambda: next(MultiTaskStratifiedKFold(tasks=["classes", "regression"]).split(X, Y)),
+    "Got kind 'classes' for task 'task0', expected 'classification' or 'regression'. Pass one "
+    "of them.",
+)
+bad(
+    "folds by strings for amounts",
+    lambda: next(MultiTaskStratifiedKFold(tasks=["regression"]).split(X, np.full(N, "a"))),
+    STRINGS.format("<U1"),
 )
 
 

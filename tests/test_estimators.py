@@ -7,9 +7,13 @@ import inspect
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.metrics import r2_score
 from skorch.callbacks import Callback
 
 from sk_mtl import MultiTaskClassifier, MultiTaskEstimator, MultiTaskRegressor
+from sk_mtl.losses import LogLoss
+from sk_mtl.metrics import mean_score, task_scores
 from sk_mtl.trunks import TRUNKS
 
 pytestmark = [
@@ -47,6 +51,33 @@ def put(array, where, value):
     array = np.array(array, dtype=float)
     array[where] = value
     return array
+
+
+# Losses of the user's own ---------------------------------------------------------------------
+
+
+class LastClassIsReference(LogLoss):
+    """Softmax with one output less than there are classes: the last class has the score 0."""
+
+    def n_outputs(self, n_classes):
+        return n_classes - 1
+
+    def elementwise(self, raw, target):
+        return -self.to_prediction(raw).log().gather(-1, target.long().unsqueeze(-1)).squeeze(-1)
+
+    def to_prediction(self, raw):
+        return torch.cat([raw, torch.zeros_like(raw[..., :1])], dim=-1).softmax(-1)
+
+
+def test_a_loss_of_the_users_own_says_what_its_outputs_mean():
+    """It is the log loss with fewer parameters: same task, as good, labels as probabilities."""
+    options = {"max_iter": 200, "learning_rate_init": 0.02, "n_iter_no_change": np.inf}
+    model = clf(loss=LastClassIsReference(), **options).fit(X, Y)
+    labels, table = model.predict(X), model.predict_proba(X)
+    for t, p in enumerate(table):
+        assert np.array_equal(labels[:, t], model.classes_[t][p.argmax(axis=1)])
+    assert model.score(X, Y) > 0.9
+    assert clf(**options).fit(X, Y).score(X, Y) > 0.9
 
 
 # Every parameter changes the result -----------------------------------------------------------
@@ -229,6 +260,20 @@ def test_balanced_classes_by_hand():
     assert not np.allclose(outputs(balanced), outputs(clf(batch_size=6).fit(x, y)), rtol=1e-6)
 
 
+def test_validation_rows_are_weighted_by_the_classes_of_the_training_rows():
+    """Balanced weights stand for a dict of weights found on the training labels."""
+    rare = np.column_stack([np.arange(20) < 2] * 2)  # classes of other shares than in training
+    valid = {"X_val": X[:20], "y_val": rare}
+    tasks = [(column, np.unique(column, return_counts=True)[1]) for column in Y.T]
+    rules = [dict(enumerate(N / (len(counts) * counts))) for _, counts in tasks]
+    balanced = clf(class_weight="balanced").fit(X, Y, **valid)
+    by_hand = clf(class_weight=rules).fit(X, Y, **valid)
+    curves = [model.validation_task_loss_curves_ for model in (balanced, by_hand)]
+    np.testing.assert_allclose(*curves, rtol=1e-10)
+    plain = clf().fit(X, Y, **valid)
+    assert not np.allclose(plain.validation_task_loss_curves_, curves[0], rtol=1e-3)
+
+
 def test_class_weights_by_task():
     weight = np.column_stack([np.where(Y[:, 0] == 1, 3.0, 1.0), np.ones(N)])
     expected = outputs(clf().fit(X, Y, weight))
@@ -330,3 +375,33 @@ def test_task_without_labels_is_left_out_of_the_score():
     model = clf().fit(X, Y)
     y = put(Y, (slice(None), 1), NAN)
     assert model.score(X, y) == np.mean(model.predict(X)[:, 0] == Y[:, 0])
+
+
+def test_single_row_has_no_r2():
+    """It is left out of the mean over tasks, as in task_scores; alone it is NaN."""
+    model = reg().fit(X, R)
+    y = put(R, (slice(1, None), 1), NAN)
+    assert model.score(X, y) == pytest.approx(r2_score(R[:, 0], model.predict(X)[:, 0]))
+    with pytest.warns(UndefinedMetricWarning, match="Got a single labelled row in every task"):
+        assert np.isnan(model.score(X[:1], R[:1]))
+
+
+@pytest.mark.parametrize("shape", [(N,), (N, 1), (N, 2)])
+def test_score_is_the_mean_score_for_weights_of_every_shape(shape):
+    weight = np.random.default_rng(0).uniform(size=shape)
+    cells = np.broadcast_to(weight.reshape(N, -1), (N, 2))
+    model, y = reg().fit(X, R, weight), put(R, (slice(None, 30), 1), NAN)
+    np.testing.assert_allclose(outputs(model), outputs(reg().fit(X, R, cells)), rtol=1e-10)
+    assert (
+        model.score(X, y, weight)
+        == model.score(X, y, cells)
+        == mean_score(model, X, y, sample_weight=weight)
+    )
+    assert model.score(X, y, weight) != model.score(X, y)
+    seen = slice(30, None)
+    by_hand = [
+        r2_score(R[:, 0], model.predict(X)[:, 0], sample_weight=cells[:, 0]),
+        r2_score(R[seen, 1], model.predict(X)[seen, 1], sample_weight=cells[seen, 1]),
+    ]
+    assert model.score(X, y, weight) == pytest.approx(np.mean(by_hand))
+    assert list(task_scores(model, X, y, sample_weight=weight).values()) == pytest.approx(by_hand)

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from sk_mtl import MultiTaskClassifier, MultiTaskEstimator, MultiTaskRegressor
-from sk_mtl.targets import missing_mask
+from sk_mtl.metrics import mean_score
+from sk_mtl.targets import read_targets
+from sk_mtl.tasks import Task
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -119,6 +121,13 @@ def test_large_amounts_survive_single_precision():
     np.testing.assert_allclose(far.loss_curve_, near.loss_curve_, rtol=1e-3)
 
 
+def test_amounts_are_decoded_in_double_precision():
+    """1e6 + 0.1 has no digit after the point in single precision but on 1/16."""
+    task = Task("amount", "regression", mean=1e6 + 0.1, scale=3.0)
+    values = np.array([0.5, -1.0], dtype=np.float32)
+    assert task.decode(values).tolist() == [0.5 * 3.0 + (1e6 + 0.1), -3.0 + (1e6 + 0.1)]
+
+
 # Y --------------------------------------------------------------------------------------------
 
 CONTAINERS_OF_Y = {
@@ -179,7 +188,8 @@ def test_container_of_missing_labels_does_not_matter(name):
     held = CONTAINERS_WITH_GAPS[name]
     expected = clf().fit(X, np.array(with_gaps(NAN)))
     model = clf().fit(X, held)
-    assert np.array_equal(missing_mask(held), np.column_stack([GONE & False, GONE]))
+    missing = [column.missing for column in read_targets(held).columns]
+    assert np.array_equal(missing, [GONE & False, GONE])
     assert np.array_equal(probabilities(model), probabilities(expected))
     assert not np.array_equal(probabilities(model), probabilities(clf().fit(X, Y)))
     assert model.score(X, held) == expected.score(X, np.array(with_gaps(NAN)))
@@ -241,6 +251,7 @@ def test_missing_amounts():
 COLUMNS = {
     "int": Y[:, 1],
     "bool": Y[:, 0] > 0,
+    "id": 2**53 + 1 + 2 * Y[:, 0],  # no double holds it
     "float": R[:, 0],
     "word": WORDS,
     "object": WORDS.astype(object),
@@ -251,6 +262,8 @@ TYPES = [  # the types of two tasks, and of their predictions together
     ("bool", "int", "i"),
     ("int", "float", "f"),
     ("bool", "float", "f"),
+    ("id", "int", "i"),
+    ("id", "float", "O"),
     ("word", "word", "U"),
     ("object", "object", "O"),
     ("word", "int", "O"),
@@ -377,6 +390,29 @@ def test_validation_labels_and_weights_are_matched_by_name():
     assert straight.score(X, y, weight) == straight.score(X, y, weight[turned])
 
 
+def test_scores_match_columns_as_the_estimator_does():
+    """By name after a fit on a frame, whatever the names; by position after one on an array."""
+    y = pd.DataFrame(Y, columns=["task0", "task1"])
+    named, unnamed = clf().fit(X, y), clf().fit(X, Y)
+    other = y.set_axis(NAMES, axis=1)
+    for score in (lambda model, y: model.score(X, y), lambda model, y: mean_score(model, X, y)):
+        with pytest.raises(ValueError, match=r"expected \['task0', 'task1'\]"):
+            score(named, other)
+        assert score(named, y.iloc[:, ::-1]) == score(named, Y)
+        assert score(unnamed, other) == score(unnamed, Y)
+
+
+@pytest.mark.parametrize("held", [pl.from_pandas, pa.Table.from_pandas], ids=["polars", "pyarrow"])
+def test_frames_of_weights_are_matched_by_name(held):
+    y = pd.DataFrame(Y, columns=NAMES)
+    cells = pd.DataFrame(np.random.default_rng(1).uniform(size=Y.shape), columns=NAMES)
+    turned = held(cells[["size", "buy"]])
+    model = clf().fit(X, y, turned)
+    assert np.array_equal(probabilities(model), probabilities(clf().fit(X, y, cells)))
+    assert model.score(X, y, turned) == model.score(X, y, cells) != model.score(X, y)
+    assert mean_score(model, X, y, sample_weight=turned) == model.score(X, y, cells)
+
+
 def test_names_that_are_no_strings_are_not_used():
     model = clf().fit(X, pd.DataFrame(Y))
     assert model.task_names_ == ["task0", "task1"]
@@ -412,6 +448,13 @@ def test_transform_and_its_names(trunk, copies):
         assert isinstance(table, cls)
         assert list(table.columns) == names.tolist()
         assert np.array_equal(np.asarray(table), z)
+
+
+def test_transform_never_returns_the_users_memory():
+    x = X.copy()
+    z = clf(hidden_layer_sizes=()).fit(x, Y).transform(x)
+    assert np.array_equal(z, x)  # a trunk without layers
+    assert not np.shares_memory(z, x)
 
 
 def test_heads_read_what_transform_gives():

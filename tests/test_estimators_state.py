@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from skorch.callbacks import Callback
 
 from sk_mtl import MultiTaskClassifier, MultiTaskRegressor
+from sk_mtl._support import Stream, check_device
+from sk_mtl.batches import TaskData
 from sk_mtl.losses import Huber
 from sk_mtl.trunks import TRUNKS, MMoE
 
@@ -95,6 +98,39 @@ def test_fits_in_threads_equal_fits_in_turn():
         together = list(pool.map(fit, seeds))
     for a, b in zip(one_by_one, together, strict=True):
         assert np.array_equal(a, b)
+
+
+def test_a_stream_goes_on_whatever_its_device_is_called():
+    stream, other = Stream(0), Stream(0)
+    first = [torch.rand(3, generator=stream.generator("cpu")) for _ in range(2)]
+    second = [torch.rand(3, generator=other.generator(name)) for name in ("cpu", "cpu:0")]
+    assert torch.equal(torch.stack(first), torch.stack(second))
+    assert not torch.equal(*first)
+
+
+def test_device_is_called_what_its_tensors_call_it():
+    """Data that lie there already are then not copied."""
+    device = check_device("cpu:0")
+    assert device == torch.empty(1, device="cpu:0").device == torch.device("cpu")
+    data = TaskData(torch.from_numpy(X), torch.from_numpy(Y))
+    assert data.to(device) is data
+
+
+@pytest.mark.parametrize("go_on", ["fit", "partial_fit"])
+def test_failing_call_draws_no_random_numbers(go_on):
+    """The next call shuffles as if the one that failed had never been."""
+
+    class Broken(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            raise ValueError("broken")
+
+    model = clf(early_stopping=False, warm_start=True).fit(X, Y)
+    other = copy.deepcopy(model)
+    with pytest.raises(ValueError, match="broken"):
+        getattr(model.set_params(callbacks=[Broken()]), go_on)(X, Y)
+    model.set_params(callbacks=None)
+    getattr(model, go_on)(X, Y), getattr(other, go_on)(X, Y)
+    assert np.array_equal(outputs(model), outputs(other))
 
 
 # Copies ---------------------------------------------------------------------------------------

@@ -21,7 +21,9 @@ from skorch.callbacks import (
 )
 
 from sk_mtl import MultiTaskClassifier, MultiTaskEstimator, MultiTaskRegressor
+from sk_mtl.losses import Huber
 from sk_mtl.objective import Objective
+from sk_mtl.trunks import MMoE, SharedBottom
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -386,6 +388,70 @@ def test_warm_start_may_change_the_rest():
     model.fit(X, R)
     for a, b in zip(before, weights(model), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("hidden_layer_sizes", (20,), [20]),
+        ("hidden_layer_sizes", (20,), 20),
+        ("hidden_layer_sizes", (20,), np.array([20])),
+        ("head_hidden_layer_sizes", (), []),
+        ("trunk", "shared_bottom", SharedBottom()),
+        ("trunk", "mmoe", MMoE(n_experts=np.int64(8))),
+        ("dropout", 0.0, 0),
+        ("loss", None, "squared_error"),
+        ("loss", {"task1": Huber()}, ["squared_error", "huber"]),
+    ],
+)
+def test_same_architecture_in_other_words_goes_on(name, first, second):
+    model = reg(warm_start=True, **{name: first}).fit(X, R)
+    model.set_params(**{name: second}).fit(X, R)
+    assert model.n_iter_ == 8
+
+
+def test_other_parameters_of_a_recipe_are_another_architecture():
+    model = reg(warm_start=True, trunk=MMoE(n_experts=2)).fit(X, R)
+    with pytest.raises(ValueError, match=r"Got trunk=MMoE\(n_experts=3\) to continue a network"):
+        model.set_params(trunk__n_experts=3).fit(X, R)
+    with pytest.raises(ValueError, match=r"Got loss=Huber\(delta=2.0\) to continue a network"):
+        reg(warm_start=True, loss="huber").fit(X, R).set_params(loss=Huber(delta=2.0)).fit(X, R)
+
+
+def test_curves_of_earlier_calls_are_kept_not_read_again():
+    """So that the thousandth call costs what the first does."""
+    model = reg().partial_fit(X, R).partial_fit(X, R)
+    earlier, by_task = model.loss_curve_, model.task_loss_curves_
+    model.net_.history[0]["train_loss_task0"] = np.nan
+    model.partial_fit(X, R)
+    assert len(earlier) == 2  # what the user holds does not grow
+    assert model.loss_curve_[:2] == earlier
+    assert model.loss_curve_[2] == model.net_.history[-1]["train_loss"]
+    assert np.array_equal(model.task_loss_curves_[:2], by_task)
+    assert model.task_loss_curves_.shape == (3, 2)
+
+
+def test_validation_curves_span_all_epochs_or_none():
+    model = reg(warm_start=True).fit(X, R, **VALID).fit(X, R, **VALID)
+    assert len(model.validation_scores_) == len(model.validation_task_loss_curves_) == 8
+    assert model.validation_scores_ == list(model.net_.history[:, "valid_score"])
+    model.partial_fit(X, R)
+    assert model.validation_scores_ is model.validation_task_loss_curves_ is None
+    model.fit(X, R, **VALID)
+    assert model.validation_scores_ is model.validation_task_loss_curves_ is None
+
+
+@pytest.mark.parametrize("go_on", ["fit", "partial_fit"])
+def test_schedule_of_the_learning_rate_goes_on(go_on):
+    """From the last rate, as in skorch; a new learning_rate_init begins a new schedule."""
+    schedule = LRScheduler("StepLR", step_size=1, gamma=0.1)
+    model = reg(warm_start=True, callbacks=[schedule]).fit(X, R)
+    fresh = copy.deepcopy(model).set_params(learning_rate_init=0.5)
+    getattr(model, go_on)(X, R)
+    assert model.net_.history[:4, "event_lr"] == pytest.approx([1e-3, 1e-4, 1e-5, 1e-6])
+    assert 0 < model.net_.history[4, "event_lr"] < 1e-6
+    getattr(fresh, go_on)(X, R)
+    assert 1e-3 < fresh.net_.history[4, "event_lr"] <= 0.5
 
 
 def test_warm_start_accepts_fewer_classes():

@@ -43,9 +43,7 @@ def network_and_objective(trunk, *, head=()):
         dtype=torch.float64,
     )
     weights = torch.ones(4, dtype=torch.float64)
-    return network, Objective(
-        groups, 4, ConstantWeights(weights), weights, private=recipe.private
-    )
+    return network, Objective(groups, 4, ConstantWeights(weights), weights, private=recipe.private)
 
 
 def batch(*, absent=()):
@@ -108,7 +106,7 @@ def test_gradients_of_a_weighted_sum_are_those_of_one_backward_pass(trunk):
     _, _, _, jacobian = task_jacobian(
         network, X, lambda raw: objective.task_losses(raw, y, None, complete=False)
     )
-    set_gradients(network, jacobian, share)
+    set_gradients(network, share @ jacobian, share)
     ours = [p.grad.clone() for p in network.parameters()]
     network.zero_grad()
     losses, _ = objective.task_losses(network(X), y, None, complete=False)
@@ -134,10 +132,11 @@ class _ByNorm(torch.nn.Module):
     def __init__(self, weights, power):
         super().__init__()
         self.weights, self.power = weights, power
-        self.shapes = []
+        self.shapes, self.present = [], []
 
-    def forward(self, jacobian):
+    def forward(self, jacobian, present):
         self.shapes.append(tuple(jacobian.shape))
+        self.present.append([True] * len(jacobian) if present is None else present.tolist())
         return jacobian.norm(dim=1) ** self.power
 
 
@@ -194,10 +193,34 @@ def test_a_trunk_without_parameters_has_an_empty_jacobian():
     assert np.diff(model.loss_curve_).max() < 0
 
 
-def test_tasks_absent_from_a_batch_are_left_out_of_the_jacobian():
-    model = fitted(FromGradients())
-    rows = [shape[0] for shape in model.net_.criterion_.balance.shapes]
-    assert rows == [2, 3, 3] * 5
+def test_a_weighting_is_told_which_tasks_are_in_the_batch():
+    """Whatever it says of the absent ones, NaN included, has no effect."""
+    model = fitted(FromGradients(power=-1.0))  # one over zero for the absent task
+    balance = model.net_.criterion_.balance
+    assert set(balance.shapes) == {(3, balance.shapes[0][1])}
+    assert balance.present == [[False, True, True], [True] * 3, [True] * 3] * 5
+    assert np.isfinite(model.loss_curve_).all()
+
+
+class FromInnerProducts(FromGradients):
+    needs = "gramian"
+
+    def build(self, task_weights):
+        return _ByNormOfGramian(task_weights, self.power)
+
+
+class _ByNormOfGramian(_ByNorm):
+    def forward(self, gramian, present):
+        return super().forward(gramian, present) * 0 + gramian.diagonal() ** (self.power / 2)
+
+
+def test_a_gramian_holds_the_inner_products_of_the_gradients():
+    by_gramian = fitted(FromInnerProducts(power=-1.0))
+    by_jacobian = fitted(FromGradients(power=-1.0))
+    assert set(by_gramian.net_.criterion_.balance.shapes) == {(3, 3)}
+    torch.testing.assert_close(
+        parameters_of(by_gramian), parameters_of(by_jacobian), rtol=0, atol=1e-10
+    )
 
 
 def test_a_recipe_of_ones_own_is_cloned_and_searched():

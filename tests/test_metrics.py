@@ -45,8 +45,6 @@ from sklearn.preprocessing import StandardScaler
 
 from sk_mtl.estimators import MultiTaskClassifier, MultiTaskEstimator
 from sk_mtl.metrics import (
-    MultiTaskScorer,
-    TaskScorer,
     make_multi_task_scorer,
     make_task_scorer,
     mean_score,
@@ -316,9 +314,9 @@ class TestWeights:
     @pytest.mark.parametrize(
         ("weights", "message"),
         [
-            (np.full(150, np.nan), "NaN, infinite or negative"),
-            (-np.ones(150), "NaN, infinite or negative"),
-            (np.zeros((150, 3)), "zero everywhere"),
+            (np.full(150, np.nan), "Got NaN or infinity in sample_weight"),
+            (-np.ones(150), r"got -1\.0, expected weights >= 0"),
+            (np.zeros((150, 3)), "zero in every row"),
             (np.ones(149), r"expected \(150,\) or \(150, 3\)"),
             (np.ones((150, 2)), r"expected \(150,\) or \(150, 3\)"),
         ],
@@ -372,7 +370,7 @@ class TestUndefined:
         X, Y = one_class
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            scores = MultiTaskScorer({"buys": metric})(fitted, X, Y)
+            scores = make_multi_task_scorer({"buys": metric})(fitted, X, Y)
         assert np.isnan(scores["buys"])
         assert_allclose(scores["mean"], (scores["size"] + scores["wage"]) / 2)
         assert make_task_scorer(metric, task="buys", undefined=0.5)(fitted, X, Y) == 0.5
@@ -458,13 +456,13 @@ class TestScorersInScikitLearn:
             assert repr(copy) == repr(scorer)
 
     def test_repr(self):
-        assert repr(self.SCORERS[0]) == "TaskScorer('roc_auc', task='buys')"
+        assert repr(self.SCORERS[0]) == "make_task_scorer('roc_auc', task='buys')"
         assert repr(self.SCORERS[1]) == (
-            "MultiTaskScorer({'classification': 'roc_auc_ovr', 'regression': 'r2'}, "
+            "make_multi_task_scorer({'classification': 'roc_auc_ovr', 'regression': 'r2'}, "
             "average=['buys', 'wage'], undefined=0.5)"
         )
-        assert repr(TaskScorer(f1_score, 1)) == "TaskScorer(f1_score, task=1)"
-        assert repr(MultiTaskScorer()) == "MultiTaskScorer(None)"
+        assert repr(make_task_scorer(f1_score, task=1)) == "make_task_scorer(f1_score, task=1)"
+        assert repr(make_multi_task_scorer()) == "make_multi_task_scorer(None)"
 
     @pytest.mark.parametrize("n_jobs", [1, 2])
     def test_cross_validate_names_every_task(self, data, n_jobs):
@@ -530,7 +528,7 @@ class TestScorersInScikitLearn:
             without = cross_validate(estimator, X, Y, scoring=plain, cv=KFold(3))
             routed = cross_validate(estimator, X, Y, scoring=asking, **options)
             single = make_task_scorer("roc_auc", task=0).set_score_request(sample_weight="weights")
-            with pytest.raises(UnsetMetadataPassedError, match="MultiTaskScorer"):
+            with pytest.raises(UnsetMetadataPassedError, match="make_multi_task_scorer"):
                 cross_validate(estimator, X, Y, scoring=make_multi_task_scorer(), **options)
             score = cross_val_score(
                 estimator, X, Y, scoring=single, cv=KFold(3), params={"weights": weights}

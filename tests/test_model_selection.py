@@ -161,7 +161,7 @@ class TestMultiTaskStratifiedKFold:
             ({"sise": "regression"}, "unknown task 'sise'"),
             (["regression"], "length 1, expected 3"),
             ({"buys": "numbers"}, "'numbers' for task 'buys'"),
-            ({"size": "regression"}, "regression task 'size', expected numbers"),
+            ({"size": "regression"}, "in regression task 'size', expected numbers"),
         ],
     )
     def test_bad_kinds(self, tasks, message):

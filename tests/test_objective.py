@@ -14,7 +14,8 @@ from torch.testing import assert_close
 from sk_mtl.losses import LogLoss, RegressionLoss, SquaredError
 from sk_mtl.network import HeadGroup
 from sk_mtl.objective import Objective, encoded_scores
-from sk_mtl.weighting import Static
+from sk_mtl.totals import EpochTotals
+from sk_mtl.weighting import ConstantWeights, Static
 
 NAN = float("nan")
 
@@ -40,7 +41,7 @@ def squared(weights, **kwargs):
 
 def total(criterion, losses, mass):
     """L, as the training step takes it."""
-    weights = criterion.weigh(losses)
+    weights = criterion.weigh(losses, mass)
     return (losses * criterion.normalised(weights, mass)).sum(-1)
 
 
@@ -98,7 +99,7 @@ def test_a_task_without_a_label_in_the_batch_is_skipped(private):
     target[:, 1] = NAN
     losses, mass = criterion.task_losses(RAW, target, None, complete=False)
     assert losses.tolist() == [5, 0]
-    shares = criterion.normalised(criterion.weigh(losses), mass)
+    shares = criterion.normalised(criterion.weigh(losses, mass), mass)
     # Shared: renormalised over the tasks that are there. Private: as if the other did not exist.
     assert shares.tolist() == ([0.5, 0] if private else [1, 0])
 
@@ -128,7 +129,7 @@ class Counting(nn.Module):
         super().__init__()
         self.register_buffer("weights", tensor([0, 1]))
 
-    def forward(self, losses):
+    def forward(self, losses, present):
         self.weights[0] += 1
         return self.weights
 
@@ -136,7 +137,7 @@ class Counting(nn.Module):
 def test_a_weighting_may_change_its_own_tensor_in_every_step():
     weights = tensor([1, 1])
     criterion = Objective([HeadGroup((0, 1), SquaredError(), 1)], 2, Counting(), weights)
-    given = [criterion.weigh(tensor([0, 0])) for _ in range(3)]
+    given = [criterion.weigh(tensor([0, 0]), None) for _ in range(3)]
     assert [w.tolist() for w in given] == [[1, 1], [2, 1], [3, 1]]
     assert [criterion.normalised(w, None).tolist()[1] for w in given] == [1 / 2, 1 / 3, 1 / 4]
 
@@ -335,3 +336,65 @@ def test_the_log_loss_of_a_task_is_scikit_learns():
     labelled = ~y[:, 1].isnan()
     p = raw[1][0][labelled].softmax(-1).detach().numpy()
     assert losses[1].item() == pytest.approx(log_loss(y[labelled, 1], p, labels=range(4)))
+
+
+# Stacks -------------------------------------------------------------------------------------
+
+
+def test_targets_of_their_own_for_every_fold():
+    """Candidates share the targets of a fold; every network's losses are those it has alone."""
+    groups = [HeadGroup((0, 2), SquaredError(), 1), HeadGroup((1,), LogLoss(), 1)]
+    weights = torch.ones(3, dtype=torch.float64)
+    criterion = Objective(groups, 3, ConstantWeights(weights), weights)
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape):
+        return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+    raw = [randn(4, 2, 2, 6, 1), randn(4, 2, 1, 6, 1)]  # (candidate, fold, task, batch, 1)
+    target = randn(2, 6, 3)  # (fold, batch, task)
+    target[..., 1] = (target[..., 1] > 0).to(target.dtype)
+    target[0, :2, 0] = target[1, 3:, 1] = NAN
+    losses, mass = criterion.task_losses(raw, target, None, complete=False)
+    scores = encoded_scores(groups, raw, target, None)
+    assert losses.shape == scores.shape == (4, 2, 3)
+    assert mass.tolist() == [[4, 6, 6], [6, 3, 6]]
+    for candidate in range(4):
+        for fold in range(2):
+            alone = [part[candidate, fold] for part in raw]
+            one, its_mass = criterion.task_losses(alone, target[fold], None, complete=False)
+            torch.testing.assert_close(losses[candidate, fold], one, rtol=0, atol=1e-14)
+            assert torch.equal(its_mass, mass[fold])
+            its_scores = encoded_scores(groups, alone, target[fold], None)
+            torch.testing.assert_close(scores[candidate, fold], its_scores, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("n_batches", [3, 200])
+def test_totals_of_an_epoch(n_batches, complete):
+    """Means over batches by hand, for 3 networks: as many as there are batches in one case."""
+    generator = torch.Generator().manual_seed(0)
+    losses = torch.rand(n_batches, 3, 2, dtype=torch.float64, generator=generator)
+    mass = torch.randint(0, 5, (n_batches, 2), generator=generator).double()
+    if complete:
+        mass = (mass[:, :1] + 1).expand(-1, 2)
+    totals = EpochTotals()
+    for batch in range(n_batches):
+        of_batch = int(mass[batch, 0]) if complete else mass[batch]
+        totals.add(losses[batch], of_batch, torch.full((3, 2), float(batch)))
+    means, total, weights = totals.means()
+    by_hand = (losses * mass[:, None]).sum(0) / mass.sum(0)
+    torch.testing.assert_close(means, by_hand, rtol=0, atol=1e-13)
+    assert torch.equal(total, mass.sum(0).expand(3, 2))
+    assert weights.unique().item() == (n_batches - 1) / 2
+    assert totals.n_batches == n_batches
+    assert (by_hand - losses.mean(0)).abs().max() > 1e-3  # negative control: mass matters
+
+
+def test_scores_of_a_constant_target_are_scikit_learns():
+    group = [HeadGroup((0, 1, 2), SquaredError(), 1)]
+    target = tensor([[1, 1, 0.5], [1, 1, NAN], [1, 1, NAN]])
+    raw = tensor([[[1], [1], [1]], [[1], [1], [2]], [[0], [0], [0]]])
+    scores = encoded_scores(group, [raw], target, None)
+    assert scores[:2].tolist() == [1.0, 0.0]  # exact, and not
+    assert scores[2].isnan()  # a single row has no R2

@@ -17,7 +17,7 @@ from sk_mtl.batches import TaskData
 from sk_mtl.losses import LogLoss, SquaredError
 from sk_mtl.network import HeadGroup, build_network
 from sk_mtl.objective import Objective
-from sk_mtl.training import MultiTaskNet, relative_shares
+from sk_mtl.training import MultiTaskNet
 from sk_mtl.trunks import TRUNKS
 from sk_mtl.weighting import WEIGHTINGS, Static
 
@@ -142,7 +142,6 @@ def stacked_steps(monkeypatch, trunk, n_members):
         objective,
         task_names=["a", "b", "c"],
         decay=0.1,
-        decay_shares=relative_shares(weights, private=recipe.private),
         optimizer=torch.optim.Adam,
         optimizer__fused=True,
         lr=0.01,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from numbers import Integral, Real
 from typing import Any, ClassVar, cast
 
@@ -23,28 +24,23 @@ from sk_mtl._support import (
     StrOptions,
     check_device,
     fit_context,
-    resolve_recipe,
     spawn_seeds,
     undo_on_error,
     warn,
     with_callbacks,
 )
 from sk_mtl.columns import admissible_dtypes, to_tensor
-from sk_mtl.estimators._decode import join, predictions, probabilities
-from sk_mtl.estimators._labels import check_weights
+from sk_mtl.estimators._decode import join, outcomes, predictions, probabilities
+from sk_mtl.estimators._describe import (
+    check_same_classes,
+    describe_tasks,
+    resolve_losses,
+    spread_classes,
+)
 from sk_mtl.estimators._session import Session
 from sk_mtl.layers import ACTIVATIONS
-from sk_mtl.losses import LOSSES, Loss
-from sk_mtl.targets import Column, Targets, read_targets
-from sk_mtl.tasks import (
-    Task,
-    align,
-    by_task,
-    check_has_labels,
-    check_numbers,
-    find_classes,
-    weighted_scale,
-)
+from sk_mtl.targets import Targets, read_targets
+from sk_mtl.tasks import Task, align, check_has_labels, read_weights
 
 
 class BaseMultiTask(
@@ -56,11 +52,8 @@ class BaseMultiTask(
     """Base of the multi-task estimators; not for direct use."""
 
     task_names_: list[str]
-    _default_losses: ClassVar[dict[str, str]] = {
-        "binary": "log_loss",
-        "multiclass": "log_loss",
-        "regression": "squared_error",
-    }
+    _tasks: list[Task]
+    _shuffle: Stream
     _needs_classes: ClassVar[bool] = True
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "trunk": [str, HasMethods(["build"]), type],
@@ -174,8 +167,8 @@ class BaseMultiTask(
         Raises
         ------
         ValueError
-            As in ``fit``; also if ``early_stopping=True``, if classes are needed and missing,
-            or if a label is none of them.
+            As in ``fit``; also if ``early_stopping=True`` or a ``class_weight`` is "balanced",
+            if classes are needed and missing, or if a label is none of them.
         """
         if self.early_stopping is True:
             raise ValueError(
@@ -187,7 +180,9 @@ class BaseMultiTask(
         weight = self._begin(
             X, targets, sample_weight, continued=continued, classes=classes, incremental=True
         )
-        Session(self, X, targets, weight, given=given, continued=continued).train(epochs=1)
+        Session(
+            self, X, targets, weight, given=given, continued=continued, incremental=True
+        ).train()
         return self
 
     def _read(self, X: Any, y: Any, *, reset: bool) -> tuple[NDArray[Any], Targets]:
@@ -225,7 +220,8 @@ class BaseMultiTask(
             weight = self._weights(sample_weight, len(X), X.dtype)
             if not incremental:
                 check_has_labels(targets, self.task_names_, weight)
-            self._check_same_classes(classes)
+            check_same_classes(classes, self._tasks)
+            self._shuffle = deepcopy(self._shuffle)  # a call that fails shall not advance it
             return weight
         if targets.column_vector:
             warn(
@@ -233,21 +229,23 @@ class BaseMultiTask(
                 "one-dimensional. Pass y.ravel() to silence this.",
                 DataConversionWarning,
             )
-        names = targets.names or [f"task{t}" for t in range(len(targets))]
+        names = targets.task_names
         self.task_names_, self._has_names = list(names), targets.names is not None
         weight = self._weights(sample_weight, len(X), X.dtype)
         if not incremental:
             check_has_labels(targets, names, weight)
         kinds = self._kinds(targets, names)
-        given = self._given_classes(classes, kinds, names, incremental=incremental)
-        losses = self._losses(kinds, names)
-        self._tasks = [
-            _make_task(name, kind, column, loss, _column_weight(weight, t), known)
-            for t, (name, kind, column, loss, known) in enumerate(
-                zip(names, kinds, targets.columns, losses, given, strict=True)
+        if classes is not None:
+            known = spread_classes(classes, kinds, names)
+        elif incremental and self._needs_classes and "classification" in kinds:
+            raise ValueError(
+                "classes must be passed on the first call to partial_fit: got None, expected all "
+                "classes of every classification task. Pass an array of them, or one a task."
             )
-        ]
-        self._task_losses = losses
+        else:
+            known = [None] * len(names)
+        self._task_losses = resolve_losses(self.loss, kinds, names)
+        self._tasks = describe_tasks(targets, kinds, self._task_losses, weight, known)
         self._one_d = targets.one_d
         self.task_types_ = [task.kind for task in self._tasks]
         self.n_tasks_ = len(names)
@@ -263,78 +261,13 @@ class BaseMultiTask(
 
     def _weights(self, sample_weight: Any, n_rows: int, dtype: Any) -> NDArray[Any] | None:
         """Return sample weights, their columns in the order of the tasks."""
-        return check_weights(
+        return read_weights(
             sample_weight, n_rows, self.task_names_, dtype, had_names=self._has_names
         )
 
     def _kinds(self, targets: Targets, names: Sequence[str]) -> list[str]:
         """Return "classification" or "regression" a task."""
         raise NotImplementedError
-
-    def _given_classes(
-        self, classes: Any, kinds: Sequence[str], names: Sequence[str], *, incremental: bool
-    ) -> list[Any]:
-        """Spread ``classes`` of partial_fit over the tasks."""
-        if classes is None:
-            if incremental and self._needs_classes and "classification" in kinds:
-                raise ValueError(
-                    "classes must be passed on the first call to partial_fit: got None, expected "
-                    "all classes of every classification task."
-                )
-            return [None] * len(kinds)
-        if isinstance(classes, (str, bytes)) or not np.iterable(classes):
-            raise ValueError(
-                f"Got classes={classes!r}, expected an array of them. Pass all classes, or an "
-                "array a task in a list or in a dict by task name."
-            )
-        flat = not any(isinstance(c, (list, tuple, np.ndarray)) or c is None for c in classes)
-        given: list[Any]
-        if not isinstance(classes, dict) and (flat or len(names) == 1):
-            given = [classes if kind == "classification" else None for kind in kinds]
-        else:
-            given = by_task(classes, names, "classes")
-        found: list[Any] = []
-        for name, kind, labels in zip(names, kinds, given, strict=True):
-            if (kind == "classification") != (labels is not None and np.size(labels) > 0):
-                some, no = ("all of them", "no") if kind == "classification" else ("none", "some")
-                raise ValueError(f"Got {no} classes for {kind} task {name!r}, expected {some}.")
-            column = None if labels is None else read_targets(labels).columns[0]
-            found.append(None if column is None else find_classes(column, name))
-        return found
-
-    def _check_same_classes(self, classes: Any) -> None:
-        """Raise where a later call of partial_fit names other classes than the first."""
-        if classes is None:
-            return
-        kinds = ["classification" if t.is_classification else "regression" for t in self._tasks]
-        given = self._given_classes(classes, kinds, self.task_names_, incremental=True)
-        for task, found in zip(self._tasks, given, strict=True):
-            if task.classes is not None and not np.array_equal(found, task.classes):
-                raise ValueError(
-                    f"Got classes {found.tolist()} for task {task.name!r}, expected those of the "
-                    f"first call: {task.classes.tolist()}. Leave classes out after it."
-                )
-
-    def _losses(self, kinds: Sequence[str], names: Sequence[str]) -> list[Loss]:
-        """Return the loss of every task, checked against the task's type."""
-        given = self.loss
-        if isinstance(given, (list, tuple, dict)):
-            given = by_task(given, names, "loss")
-        else:
-            given = [given] * len(names)
-        losses = []
-        for value, kind, name in zip(given, kinds, names, strict=True):
-            form = "binary" if kind == "classification" else "regression"
-            value = self._default_losses[form] if value is None else value
-            loss: Loss = resolve_recipe(value, LOSSES, Loss, "loss")
-            if form not in loss.kinds:
-                fitting = sorted(n for n, cls in LOSSES.items() if form in cls.kinds)
-                raise ValueError(
-                    f"Got loss={value!r} for {kind} task {name!r}, expected one of {fitting}. "
-                    "Give each task its loss in a dict by task name."
-                )
-            losses.append(loss)
-        return losses
 
     def _set_classes(self) -> None:
         """Set ``classes_`` where there are any, and warn of tasks with a single one."""
@@ -370,18 +303,18 @@ class BaseMultiTask(
         Returns
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_tasks)
-            One-dimensional if the training labels were. Numbers have the tasks' common type;
-            strings beside numbers make an object array.
+            One-dimensional if the training labels were. Numbers have the tasks' common type,
+            amounts that of X; strings beside numbers make an object array.
         """
         return join(self._predict_columns(X), one_d=getattr(self, "_one_d", False))
 
     def _predict_columns(self, X: Any) -> list[NDArray[Any]]:
         raw, dtype = self._raw(X)
-        return predictions(self.net_.module_.groups, raw, self._tasks, dtype)
+        return predictions(outcomes(self.net_.module_.groups, raw), self._tasks, dtype)
 
     def _probabilities(self, X: Any) -> list[NDArray[Any] | None]:
         raw, dtype = self._raw(X)
-        return probabilities(self.net_.module_.groups, raw, self._tasks, dtype)
+        return probabilities(outcomes(self.net_.module_.groups, raw), self._tasks, dtype)
 
     def transform(self, X: Any) -> NDArray[Any]:
         """Return the representation that the heads read.
@@ -401,7 +334,7 @@ class BaseMultiTask(
         X = self._validated(X, reset=False)
         features = self.net_.features(to_tensor(X).to(self._torch_dtype))
         flat = features if features.ndim == 2 else np.hstack(list(features))
-        return cast("NDArray[Any]", flat.astype(X.dtype, copy=False))
+        return cast("NDArray[Any]", flat.astype(X.dtype))  # a trunk of no layers hands on X itself
 
     @property
     def _n_features_out(self) -> int:
@@ -440,33 +373,3 @@ def _check_validation_set(X_val: Any, y_val: Any, sample_weight_val: Any) -> Non
             "Got sample_weight_val without X_val and y_val, expected all of them. Pass X_val and "
             "y_val, or leave it out."
         )
-
-
-def _column_weight(weight: NDArray[Any] | None, t: int) -> NDArray[Any] | None:
-    return None if weight is None else weight[:, min(t, weight.shape[1] - 1)]
-
-
-def _make_task(
-    name: str,
-    kind: str,
-    column: Column,
-    loss: Loss,
-    weight: NDArray[Any] | None,
-    classes: NDArray[Any] | None,
-) -> Task:
-    """Describe a task from its training labels."""
-    if kind == "classification":
-        found = find_classes(column, name) if classes is None else classes
-        return Task(name, "binary" if len(found) <= 2 else "multiclass", found)
-    check_numbers(column, name)
-    rows = ~column.missing if weight is None else ~column.missing & (weight > 0)
-    if not rows.any():
-        raise ValueError(
-            f"Got no label at all for regression task {name!r} in the first call of partial_fit, "
-            "expected some: its scale is taken from them. Begin with a batch that has labels."
-        )
-    if not loss.standardizes:
-        return Task(name, "regression")
-    values = column.values[rows].astype(np.float64)
-    mean, scale = weighted_scale(values, None if weight is None else weight[rows], name)
-    return Task(name, "regression", mean=mean, scale=scale)

@@ -25,7 +25,7 @@ task_weights : array-like of shape (n_tasks,), dict or None, default=None
     ratios matter: the loss is sum(w L) / sum(w). None counts all alike.
 weighting : str or Weighting, default="static"
     How tasks are balanced: "static" (``task_weights`` as they are) or "uniform".
-{class_weight}solver : {{"adam", "sgd"}}, default="adam"
+{class_weight}solver : {"adam", "sgd"}, default="adam"
     Optimiser.
 alpha : float, default=0.0001
     Strength of the L2 penalty on the weights, divided by the sample size when added to the
@@ -61,10 +61,10 @@ n_iter_no_change : int or float, default=10
     Epochs without improvement before training stops; ``inf`` never stops early.
 stopping_tasks : list of str or int, or None, default=None
     Tasks that early stopping watches; None watches all.
-stopping_rule : {{"mean", "worst"}}, default="mean"
+stopping_rule : {"mean", "worst"}, default="mean"
     Whether early stopping watches the mean over tasks of the validation loss relative to its
     first value, or the worst task's.
-dtype : {{"auto", "float32", "float64"}}, default="auto"
+dtype : {"auto", "float32", "float64"}, default="auto"
     Type of the computation; "auto" takes the type of X, float64 if X is of neither.
 device : str or torch.device, default="cpu"
     Where to compute: "cpu", "cuda", "mps", or "auto" for the best there is.
@@ -76,7 +76,8 @@ callbacks : list of skorch callbacks or None, default=None
 CLASS_WEIGHT = """class_weight : dict, list, "balanced" or None, default=None
     Weights of classes: "balanced" for all tasks; for one-dimensional y a dict by class; for
     several tasks a dict by task name or a list, of "balanced", dicts by class, or None.
-    "balanced" is taken over the labelled samples of each task.
+    "balanced" is taken over the labelled training samples of each task; ``partial_fit``,
+    which sees a batch of them, refuses it.
 """
 
 ATTRIBUTES = """
@@ -132,11 +133,8 @@ def document(kind: str) -> Callable[[ClassT], ClassT]:
     """Return a decorator that fills ``{parameters}`` and ``{attributes}`` in a docstring."""
 
     def fill(cls: ClassT) -> ClassT:
-        parameters = (
-            PARAMETERS.replace("{loss}", LOSS[kind])
-            .replace("{class_weight}", "" if kind == "regressor" else CLASS_WEIGHT)
-            .replace("{{", "{")
-            .replace("}}", "}")
+        parameters = PARAMETERS.replace("{loss}", LOSS[kind]).replace(
+            "{class_weight}", "" if kind == "regressor" else CLASS_WEIGHT
         )
         extra = ", None for a regression task" if kind == "mixed" else ""
         classes = "" if kind == "regressor" else CLASSES.replace("{extra}", extra)

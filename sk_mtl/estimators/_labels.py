@@ -41,77 +41,44 @@ class Labels:
         return float(mass.sum(axis=0, dtype=np.float64).mean())
 
 
-def check_weights(
-    sample_weight: Any, n_rows: int, names: Sequence[str], dtype: Any, *, had_names: bool
-) -> NDArray[Any] | None:
-    """Return sample weights of shape (n, 1) or (n, n_tasks), checked."""
-    if sample_weight is None:
-        return None
-    columns = [c for c in getattr(sample_weight, "columns", []) if isinstance(c, str)]
-    if set(columns) == set(names):
-        sample_weight = sample_weight[list(names)]
-    elif had_names and len(columns) > 1:
-        raise ValueError(
-            f"Got sample_weight with columns {columns}, expected {list(names)}, the tasks. Rename "
-            "or select the columns."
-        )
-    try:
-        weights = np.asarray(sample_weight, dtype=dtype)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"Got sample_weight that is not numeric: {error}. Pass numbers.") from None
-    if weights.ndim == 0:
-        weights = np.full(n_rows, weights)
-    expected = (n_rows, len(names))
-    if weights.shape not in ((n_rows,), expected):
-        raise ValueError(
-            f"Got sample_weight of shape {weights.shape}, expected ({n_rows},) or {expected}. "
-            "Pass one weight a row, or one a row and task."
-        )
-    if not np.isfinite(weights).all():
-        raise ValueError(
-            "Got NaN or infinity in sample_weight, expected finite weights. "
-            "Use 0 for a label that should not count."
-        )
-    if (weights < 0).any():
-        raise ValueError(
-            f"Negative values in data passed to `sample_weight`: got {weights.min()}, expected "
-            "weights >= 0. Use 0 for a label that should not count."
-        )
-    if not weights.any():
-        raise ValueError(
-            "Got sample_weight that is zero in every row, expected at least one positive weight. "
-            "Pass None to weigh all rows alike."
-        )
-    return weights.reshape(n_rows, -1)
-
-
-def encode_labels(
-    targets: Targets,
-    tasks: Sequence[Task],
-    sample_weight: NDArray[Any] | None,
-    class_weights: Sequence[Any],
-    dtype: Any,
-) -> Labels:
-    """Return Y and the weights as matrices of ``dtype``."""
+def encode_labels(targets: Targets, tasks: Sequence[Task], dtype: Any) -> NDArray[Any]:
+    """Return Y as a matrix of class indices and standardised values, NaN where missing."""
     y = np.empty((targets.n_samples, len(tasks)), dtype=dtype)
     for t, (task, column) in enumerate(zip(tasks, targets.columns, strict=True)):
         y[:, t] = task.encode(column, dtype)
+    return y
+
+
+def weigh_labels(
+    y: NDArray[Any], sample_weight: NDArray[Any] | None, factors: Sequence[NDArray[Any] | None]
+) -> Labels:
+    """Return encoded labels with the weights of samples times those of their classes."""
     weight = sample_weight
-    if any(w is not None for w in class_weights):
-        weight = np.ones((len(y), 1), dtype) if weight is None else weight
-        weight = np.repeat(weight, len(tasks), axis=1) if weight.shape[1] == 1 else weight.copy()
-        for t, (task, rule) in enumerate(zip(tasks, class_weights, strict=True)):
-            if rule is not None and task.classes is not None:
-                factors = class_factors(rule, task, y[:, t], weight[:, t])
+    if any(factor is not None for factor in factors):
+        base = np.ones((1, 1), y.dtype) if weight is None else weight
+        weight = np.broadcast_to(base, y.shape).copy()
+        for t, factor in enumerate(factors):
+            if factor is not None:
                 observed = ~np.isnan(y[:, t])
-                weight[observed, t] *= factors[y[observed, t].astype(np.intp)]
+                weight[observed, t] *= factor[y[observed, t].astype(np.intp)]
     if weight is not None and (weight == 0).any():
         # What weighs nothing is as good as absent, down to the last bit.
-        y[np.broadcast_to(weight == 0, y.shape)] = np.nan
-    return Labels(y, None if weight is None else weight.astype(dtype, copy=False))
+        y = np.where(weight == 0, np.nan, y).astype(y.dtype, copy=False)
+    return Labels(y, None if weight is None else weight.astype(y.dtype, copy=False))
 
 
-def class_factors(rule: Any, task: Task, codes: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
+def class_factors(
+    rules: Sequence[Any], tasks: Sequence[Task], y: NDArray[Any], weight: NDArray[Any] | None
+) -> list[NDArray[Any] | None]:
+    """Return the weight of every class of every task; None where classes weigh the same."""
+    weights = np.broadcast_to(np.ones((1, 1)) if weight is None else weight, y.shape)
+    return [
+        None if rule is None else _factors(rule, task, codes, w).astype(y.dtype)
+        for rule, task, codes, w in zip(rules, tasks, y.T, weights.T, strict=True)
+    ]
+
+
+def _factors(rule: Any, task: Task, codes: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
     """Return the weight of every class of a task."""
     assert task.classes is not None
     if isinstance(rule, Mapping):
@@ -122,7 +89,7 @@ def class_factors(rule: Any, task: Task, codes: NDArray[Any], weight: NDArray[An
                 f"Got class_weight for classes {unknown} of task {task.name!r}, expected some of "
                 f"{classes}. Remove the others."
             )
-        return np.array([rule.get(c, 1.0) for c in classes], dtype=codes.dtype)
+        return np.array([rule.get(c, 1.0) for c in classes])
     observed = ~np.isnan(codes)
     counts = np.bincount(
         codes[observed].astype(np.intp), weights=weight[observed], minlength=task.n_classes
@@ -131,7 +98,7 @@ def class_factors(rule: Any, task: Task, codes: NDArray[Any], weight: NDArray[An
     n_present = max(int((counts > 0).sum()), 1)
     with np.errstate(divide="ignore"):
         factors = counts.sum() / (n_present * counts)
-    return np.where(counts > 0, factors, 0.0).astype(codes.dtype)
+    return np.where(counts > 0, factors, 0.0)
 
 
 def resolve_class_weight(class_weight: Any, tasks: Sequence[Task], *, one_d: bool) -> list[Any]:

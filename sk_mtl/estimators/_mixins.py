@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from sk_mtl.estimators._decode import mean_score
+from sk_mtl._support import warn
+from sk_mtl.metrics import mean_score
 from sk_mtl.targets import read_targets
 
 
@@ -77,11 +78,18 @@ class ScoreMixin:
         Returns
         -------
         score : float
-            1 is perfect. A task without labels is left out.
+            1 is perfect. A task without labels is left out, and R2 where only one row has one.
         """
-        check_is_fitted(self)
-        targets = self._aligned(read_targets(y))
-        columns = self._predict_columns(X)
-        check_consistent_length(columns[0], targets.columns[0].values)
-        weight = self._weights(sample_weight, len(columns[0]), np.float64)
-        return mean_score(self._tasks, targets, columns, weight)
+        score = mean_score(self, X, y, sample_weight=sample_weight)
+        if np.isnan(score):
+            if all(column.missing.all() for column in read_targets(y).columns):
+                raise ValueError(
+                    "Got y without any label: all of them are missing, expected at least one to "
+                    "score. Score on rows with labels."
+                )
+            warn(
+                "Got a single labelled row in every task, or weights of zero, expected two rows "
+                "for R2. The score is NaN.",
+                UndefinedMetricWarning,
+            )
+        return score

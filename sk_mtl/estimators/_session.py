@@ -12,32 +12,33 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback
 
-from sk_mtl._support import resolve_recipe, warn
+from sk_mtl._support import (
+    has_sklearn_callbacks,
+    open_callback_context,
+    resolve_recipe,
+    warn,
+)
 from sk_mtl.batches import TaskData
 from sk_mtl.callbacks import EpochReport, SklearnEpochs, TaskStopping
 from sk_mtl.columns import DTYPES, to_tensor
+from sk_mtl.estimators._architecture import architecture, check_same_architecture
 from sk_mtl.estimators._labels import (
     Labels,
+    class_factors,
     encode_labels,
     resolve_class_weight,
     resolve_task_weights,
+    weigh_labels,
 )
 from sk_mtl.network import MultiTaskNetwork, build_network, group_tasks
 from sk_mtl.objective import Objective
 from sk_mtl.targets import Targets
-from sk_mtl.training import MultiTaskNet, relative_shares
+from sk_mtl.tasks import check_numbers
+from sk_mtl.training import MultiTaskNet
 from sk_mtl.trunks import TRUNKS, Trunk
 from sk_mtl.weighting import WEIGHTINGS, Weighting
 
 OWN_CALLBACKS = ("epoch_report", "sklearn_epochs", "task_stopping")
-ARCHITECTURE = (
-    "trunk",
-    "hidden_layer_sizes",
-    "head_hidden_layer_sizes",
-    "activation",
-    "dropout",
-    "loss",
-)  # what cannot change when training goes on
 AUTO_EARLY_STOPPING_ROWS = 10_000  # as in scikit-learn's HistGradientBoosting
 
 
@@ -58,6 +59,8 @@ class Session:
         Both as the user gave them, for scikit-learn's callbacks.
     continued : bool
         Whether to go on with the network trained so far.
+    incremental : bool, default=False
+        Whether these are rows of many to come: one epoch is trained.
     """
 
     def __init__(
@@ -69,32 +72,47 @@ class Session:
         *,
         given: tuple[Any, Any],
         continued: bool,
+        incremental: bool = False,
     ) -> None:
-        self.est, self.given, self.continued = estimator, given, continued
-        self.X, self.targets = X, targets
+        self.est, self.X, self.given = estimator, X, given
+        self.continued, self.incremental = continued, incremental
         self.device = estimator._resolved_device()
         self.dtype = _compute_dtype(estimator.dtype, X, self.device)
         if continued:
             self.dtype = DTYPES[str(estimator._torch_dtype).removeprefix("torch.")]
-        self.class_weights = resolve_class_weight(
-            getattr(estimator, "class_weight", None), estimator._tasks, one_d=estimator._one_d
-        )
-        self.labels = self._encode(targets, weight)
+        y = self._encode(targets)
+        # The training labels say what is balanced, for the validation rows too.
+        self.class_factors = class_factors(self._class_rules(), estimator._tasks, y, weight)
+        self.labels = weigh_labels(y, weight, self.class_factors)
         self.valid: TaskData | None = None
 
-    def _encode(self, targets: Targets, weight: NDArray[Any] | None) -> Labels:
+    def _class_rules(self) -> list[Any]:
+        """Return the rule of class weights of every task."""
+        est = self.est
+        rules = resolve_class_weight(
+            getattr(est, "class_weight", None), est._tasks, one_d=est._one_d
+        )
+        if self.incremental and "balanced" in rules:
+            raise ValueError(
+                "Got class_weight='balanced' in partial_fit, expected weights by class: one batch "
+                "does not tell how frequent the classes are. Pass dicts of weights by class "
+                "(sklearn.utils.class_weight.compute_class_weight finds them), or use fit."
+            )
+        return rules
+
+    def _encode(self, targets: Targets) -> NDArray[Any]:
         est, aligned = self.est, self.est._aligned(targets)
-        labels = encode_labels(aligned, est._tasks, weight, self.class_weights, self.dtype)
         for task, column, loss in zip(est._tasks, aligned.columns, est._task_losses, strict=True):
             if not task.is_classification:
+                check_numbers(column, task.name)
                 loss.check_targets(column.observed.astype(np.float64), task.name)
-        return labels
+        return encode_labels(aligned, est._tasks, self.dtype)
 
     def add_validation(
         self, X: NDArray[Any], targets: Targets, weight: NDArray[Any] | None
     ) -> None:
         """Use these rows for validation."""
-        labels = self._encode(targets, weight)
+        labels = weigh_labels(self._encode(targets), weight, self.class_factors)
         if np.isnan(labels.y).all():
             raise ValueError(
                 "Got y_val without any label, expected at least one to validate on. Pass rows "
@@ -122,8 +140,8 @@ class Session:
 
     # The run ------------------------------------------------------------------------------
 
-    def train(self, epochs: int | None = None) -> None:
-        """Train for some epochs (None: until done), and set the estimator's fitted attributes."""
+    def train(self) -> None:
+        """Train, and set the estimator's fitted attributes."""
         est = self.est
         rows = self.labels.useful_rows()
         if rows is not None and not len(rows):
@@ -132,28 +150,31 @@ class Session:
                 "one. Leave this batch out."
             )
         n_rows = len(self.X) if rows is None else len(rows)
-        train_rows, stop_early = rows, self._stops_early(n_rows, incremental=epochs is not None)
+        train_rows, stop_early = rows, self._stops_early(n_rows)
         if stop_early and self.valid is None:
             train_rows, valid_rows = self._split(rows)
             self.valid = self._data(self.X, self.labels, valid_rows)
         train = self._data(self.X, self.labels, train_rows)
         network, trunk = self._network()
         stopping = self._stopping(stop_early)
-        callbacks = self._callbacks(stopping, incremental=epochs is not None)
+        callbacks = self._callbacks(stopping)
         net = self._net(network, trunk, callbacks, train)
         net.initialize()
         if self.continued:
             net.history.extend(est.net_.history)
-            if epochs is not None:
+            if self.incremental:
                 _hand_over(est.net_, net)
+            _hand_over_rates(est.net_, net)
         est.net_ = net
         if self.tells_sklearn:
             self._open_sklearn_callbacks()
-        net.partial_fit(train, None, valid=self.valid, epochs=epochs or est.max_iter)
-        self._finish(net, stopping, limit=None if epochs else est.max_iter)
+        net.partial_fit(
+            train, None, valid=self.valid, epochs=1 if self.incremental else est.max_iter
+        )
+        self._finish(net, stopping)
 
-    def _stops_early(self, n_rows: int, *, incremental: bool) -> bool:
-        if incremental:
+    def _stops_early(self, n_rows: int) -> bool:
+        if self.incremental:
             return False
         if self.est.early_stopping == "auto":
             return self.valid is not None or n_rows > AUTO_EARLY_STOPPING_ROWS
@@ -184,29 +205,23 @@ class Session:
         """Return a copy of the network trained so far, or a new one."""
         est = self.est
         trunk: Trunk = resolve_recipe(est.trunk, TRUNKS, Trunk, "trunk")
-        architecture = {name: repr(getattr(est, name)) for name in ARCHITECTURE}
+        shape = architecture(est)
         if self.continued:
-            for name, value in architecture.items():
-                if value != est._architecture[name]:
-                    raise ValueError(
-                        f"Got {name}={value} to continue a network with "
-                        f"{name}={est._architecture[name]}, expected the same. Set "
-                        "warm_start=False, or clone the estimator."
-                    )
+            check_same_architecture(est._architecture, shape)
             return copy.deepcopy(est.net_.module_), trunk
         network = build_network(
             trunk,
             group_tasks(est._tasks, est._task_losses),
             n_inputs=self.X.shape[1],
             n_tasks=est.n_tasks_,
-            hidden_layer_sizes=_sizes(est.hidden_layer_sizes, "hidden_layer_sizes"),
-            head_hidden_layer_sizes=_sizes(est.head_hidden_layer_sizes, "head_hidden_layer_sizes"),
+            hidden_layer_sizes=shape["hidden_layer_sizes"][1],
+            head_hidden_layer_sizes=shape["head_hidden_layer_sizes"][1],
             activation=est.activation,
             dropout=est.dropout,
             seeds=[tuple(est._seeds[:3])],
             dtype=torch.from_numpy(np.zeros(0, self.dtype)).dtype,
         )
-        est._architecture = architecture
+        est._architecture = shape
         return network, trunk
 
     def _net(
@@ -242,7 +257,6 @@ class Session:
             objective,
             task_names=est.task_names_,
             decay=self._decay(train, batch_size),
-            decay_shares=relative_shares(weights, private=trunk.private),
             shuffle=est._shuffle if est.shuffle else None,
             device=self.device,
             lr=est.learning_rate_init,
@@ -298,12 +312,12 @@ class Session:
 
     # Callbacks ----------------------------------------------------------------------------
 
-    def _callbacks(self, stopping: TaskStopping, *, incremental: bool) -> list[Any]:
+    def _callbacks(self, stopping: TaskStopping) -> list[Any]:
         """Return copies of the user's callbacks, and ours, which run after them."""
         est = self.est
         _check_callbacks(est.callbacks or [])
         # scikit-learn's callbacks follow a fit from its beginning to its end
-        self.tells_sklearn = not incremental and bool(getattr(est, "_skl_callbacks", None))
+        self.tells_sklearn = not self.incremental and has_sklearn_callbacks(est)
         self.user_callbacks = copy.deepcopy(list(est.callbacks or []))
         own: list[Any] = list(self.user_callbacks)
         if est.verbose:
@@ -316,7 +330,7 @@ class Session:
     def _open_sklearn_callbacks(self) -> None:
         """Tell scikit-learn's callbacks that the fit begins."""
         X, y = self.given
-        self._context = self.est._init_callback_context(max_subtasks=self.est.max_iter)
+        self._context = open_callback_context(self.est, self.est.max_iter)
         self._context.call_on_fit_task_begin(estimator=self.est, X=X, y=y)
 
     def _begin_epoch(self) -> Any:
@@ -338,7 +352,7 @@ class Session:
 
     # Afterwards ---------------------------------------------------------------------------
 
-    def _finish(self, net: MultiTaskNet, stopping: TaskStopping, limit: int | None) -> None:
+    def _finish(self, net: MultiTaskNet, stopping: TaskStopping) -> None:
         """Set the fitted attributes; warn where training ended early or too early."""
         est = self.est
         last = "train_loss" if self.valid is None else "valid_score"
@@ -348,17 +362,9 @@ class Session:
         net.forget_training_data()
         net.callbacks = self.user_callbacks
         net.callbacks_ = [(name, c) for name, c in net.callbacks_ if name not in OWN_CALLBACKS]
-        history = list(net.history)
-        est.n_iter_ = len(history)
-        est.loss_curve_ = [epoch["train_loss"] for epoch in history]
-        est.task_loss_curves_ = self._curves(history, "train_loss")
-        validated = bool(history) and all("valid_loss" in epoch for epoch in history)
-        est.validation_scores_ = [e["valid_score"] for e in history] if validated else None
-        est.validation_task_loss_curves_ = (
-            self._curves(history, "valid_loss") if validated else None
-        )
+        self._set_curves(list(net.history))
         est.best_loss_, est.best_iter_ = stopping.best_loss_, stopping.best_epoch_
-        if history and not stopping.validation:  # also over the calls before this one
+        if est.n_iter_ and not stopping.validation:  # also over the calls before this one
             est.best_loss_ = min(est.loss_curve_)
             est.best_iter_ = est.loss_curve_.index(est.best_loss_) + 1
         width = net.module_.trunk.n_outputs
@@ -372,22 +378,44 @@ class Session:
                 f"Training interrupted by user after {est.n_iter_} epochs; the estimator is "
                 f"fitted and keeps the {which} weights so far."
             )
-        elif history and not np.isfinite(est.loss_curve_[-1]):
+        elif est.n_iter_ and not np.isfinite(est.loss_curve_[-1]):
             warn(
                 f"Training diverged in epoch {est.n_iter_}; the estimator keeps the weights of "
                 f"epoch {est.best_iter_}. Scale X, or lower learning_rate_init.",
                 ConvergenceWarning,
             )
-        elif limit is not None and not net.stopped_by_callback_:
+        elif not self.incremental and not net.stopped_by_callback_:
             warn(
-                f"Stochastic Optimizer: Maximum iterations ({limit}) reached and the optimization "
-                "hasn't converged yet. Raise max_iter, learning_rate_init or tol.",
+                f"Stochastic Optimizer: Maximum iterations ({est.max_iter}) reached and the "
+                "optimization hasn't converged yet. Raise max_iter, learning_rate_init or tol.",
                 ConvergenceWarning,
             )
 
-    def _curves(self, history: list[Any], prefix: str) -> NDArray[np.float64]:
+    def _set_curves(self, history: list[Any]) -> None:
+        """Set the losses of all epochs; those of earlier calls are not read once more."""
+        est, start = self.est, self.est.n_iter_ if self.continued else 0
+        new = history[start:]
+        validated = all("valid_loss" in epoch for epoch in new)
+        if not start:
+            validated &= bool(new)
+            est.loss_curve_, est.validation_scores_ = [], []
+            est.task_loss_curves_ = est.validation_task_loss_curves_ = self._curves([], "")
+        est.n_iter_ = len(history)
+        est.loss_curve_ = est.loss_curve_ + [epoch["train_loss"] for epoch in new]
+        est.task_loss_curves_ = np.concatenate(
+            [est.task_loss_curves_, self._curves(new, "train_loss")]
+        )
+        if validated and est.validation_scores_ is not None:
+            est.validation_scores_ = est.validation_scores_ + [e["valid_score"] for e in new]
+            est.validation_task_loss_curves_ = np.concatenate(
+                [est.validation_task_loss_curves_, self._curves(new, "valid_loss")]
+            )
+        else:
+            est.validation_scores_ = est.validation_task_loss_curves_ = None
+
+    def _curves(self, epochs: list[Any], prefix: str) -> NDArray[np.float64]:
         names = self.est.task_names_
-        return np.array([[e[f"{prefix}_{n}"] for n in names] for e in history]).reshape(
+        return np.array([[e[f"{prefix}_{n}"] for n in names] for e in epochs]).reshape(
             -1, len(names)
         )
 
@@ -401,17 +429,6 @@ def _compute_dtype(dtype: str, X: NDArray[Any], device: torch.device) -> Any:
     if device.type == "mps":  # Apple's GPUs have no float64
         return np.float32
     return X.dtype.type if dtype == "auto" else DTYPES[dtype]
-
-
-def _sizes(value: Any, what: str) -> tuple[int, ...]:
-    """Return layer sizes as a tuple of positive ints."""
-    try:
-        sizes = np.atleast_1d(np.asarray(value)) if np.size(value) else np.zeros(0, dtype=int)
-    except ValueError:  # nested, of unequal lengths
-        sizes = np.zeros((0, 0))
-    if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or (sizes < 1).any():
-        raise ValueError(f"Got {what}={value!r}, expected positive ints. Pass one a layer.")
-    return tuple(int(s) for s in sizes)
 
 
 def _task_name(task: Any, names: list[str]) -> str:
@@ -446,6 +463,18 @@ def _hand_over(old: MultiTaskNet, new: MultiTaskNet) -> None:
     before, after = old.criterion_.balance, new.criterion_.balance
     if type(before) is type(after):
         after.load_state_dict(before.state_dict())
+
+
+def _hand_over_rates(old: MultiTaskNet, new: MultiTaskNet) -> None:
+    """Let a schedule of the learning rate go on, unless the user sets another rate to begin with.
+
+    Schedulers look for the rate that they began with beside the rate of today.
+    """
+    groups = zip(old.optimizer_.param_groups, new.optimizer_.param_groups, strict=True)
+    for before, group in groups:
+        group["initial_lr"] = group["lr"]
+        if before.get("initial_lr") == group["lr"]:
+            group["lr"] = before["lr"]
 
 
 def _check_finite(net: MultiTaskNet) -> None:

@@ -12,6 +12,10 @@ from sk_mtl.losses._base import Loss
 class LogLoss(Loss):
     """Negative log-likelihood of the class: logistic for two classes, softmax for more.
 
+    References
+    ----------
+    Bishop 2006, "Pattern Recognition and Machine Learning", equations 4.90 and 4.108.
+
     Examples
     --------
     >>> import torch

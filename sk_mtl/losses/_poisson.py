@@ -15,6 +15,10 @@ class Poisson(RegressionLoss):
 
     Targets stay in their own units and must be non-negative.
 
+    References
+    ----------
+    McCullagh and Nelder 1989, "Generalized Linear Models", section 2.3.
+
     Examples
     --------
     >>> import torch

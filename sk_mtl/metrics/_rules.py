@@ -67,11 +67,15 @@ def check_metric(metric: Any) -> None:
     if metric is None or (callable(metric) and not isinstance(metric, type)):
         return
     if not isinstance(metric, str):
-        raise TypeError(f"Got metric {metric!r}, expected a scorer name or a callable.")
+        raise TypeError(
+            f"Got metric {metric!r}, expected a scorer name or a callable. Pass 'roc_auc' or "
+            "make_scorer(roc_auc_score), for instance."
+        )
     if metric not in get_scorer_names():
         raise ValueError(
             f"Got metric {metric!r}, expected one of sklearn.metrics.get_scorer_names() or a "
-            f"callable.{did_you_mean(metric, get_scorer_names())}"
+            "callable."
+            + (did_you_mean(metric, get_scorer_names()) or " Pass another name or a function.")
         )
 
 
@@ -79,7 +83,10 @@ def check_undefined(undefined: Any) -> None:
     """Raise where ``undefined`` is neither of its two words nor a number."""
     is_number = isinstance(undefined, (int, float)) and not isinstance(undefined, bool)
     if undefined not in ("nan", "raise") and not is_number:
-        raise ValueError(f"Got undefined={undefined!r}, expected 'nan', 'raise' or a number.")
+        raise ValueError(
+            f"Got undefined={undefined!r}, expected 'nan', 'raise' or a number. Leave it out for "
+            "'nan'."
+        )
 
 
 def choose_metric(metric: Metric | Mapping[str, Metric] | None, task: str, kind: str) -> Metric:
@@ -95,7 +102,8 @@ def check_keys(metric: Mapping[str, Metric], names: list[str]) -> None:
     if unknown:
         raise ValueError(
             f"Got metrics for {unknown}, expected task names among {names} or kinds of task "
-            f"among {list(KINDS)}.{did_you_mean(str(unknown[0]), [*names, *KINDS])}"
+            f"among {list(KINDS)}."
+            + (did_you_mean(str(unknown[0]), [*names, *KINDS]) or " Rename or remove them.")
         )
 
 

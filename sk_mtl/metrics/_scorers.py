@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from numpy.typing import ArrayLike
 from sklearn import get_config
@@ -23,6 +23,7 @@ from sk_mtl.views import task_index
 class _Scorer:
     """What both scorers share: scikit-learn asks them about ``sample_weight`` and routes it."""
 
+    _maker: ClassVar[str]
     _request: MetadataRequest | None = None
 
     def __init__(self, metric: Metric | Mapping[str, Metric] | None, undefined: Undefined) -> None:
@@ -86,29 +87,19 @@ class _Scorer:
         return repr(self)
 
     def _describe(self, **options: Any) -> str:
-        """Return the call that makes the scorer, without what is at its default."""
+        """Return the call that made the scorer, without what is at its default."""
         parts = [_metric_repr(self.metric), *(f"{k}={v!r}" for k, v in options.items())]
         if self.undefined != "nan":
             parts.append(f"undefined={self.undefined!r}")
-        return f"{type(self).__name__}({', '.join(parts)})"
+        return f"{self._maker}({', '.join(parts)})"
 
 
 class TaskScorer(_Scorer):
-    """Scorer of one task; made by :func:`make_task_scorer`, which says what each argument is.
+    """Scorer of one task; made by :func:`make_task_scorer`, which says what each argument is."""
 
-    Parameters
-    ----------
-    metric : str, callable or None
-        The metric.
-    task : str or int
-        The task's name or position.
-    undefined : {"nan", "raise"} or float, default="nan"
-        The score where the labels do not define the metric.
-    """
+    _maker = "make_task_scorer"
 
-    def __init__(
-        self, metric: Metric | None, task: str | int, undefined: Undefined = "nan"
-    ) -> None:
+    def __init__(self, metric: Metric | None, task: str | int, undefined: Undefined) -> None:
         super().__init__(metric, undefined)
         self.task = task
 
@@ -150,28 +141,21 @@ class TaskScorer(_Scorer):
 
 
 class MultiTaskScorer(_Scorer):
-    """Scorer of every task; made by :func:`make_multi_task_scorer`, which says more.
+    """Scorer of every task; made by :func:`make_multi_task_scorer`, which says more."""
 
-    Parameters
-    ----------
-    metric : str, callable, dict or None, default=None
-        The metric or metrics.
-    average : bool or list of str, default=True
-        Whether to add the mean over all tasks, or over those named.
-    undefined : {"nan", "raise"} or float, default="nan"
-        The score where the labels do not define the metric.
-    """
+    _maker = "make_multi_task_scorer"
 
     def __init__(
         self,
-        metric: Metric | Mapping[str, Metric] | None = None,
-        average: bool | Sequence[str] = True,
-        undefined: Undefined = "nan",
+        metric: Metric | Mapping[str, Metric] | None,
+        average: bool | Sequence[str],
+        undefined: Undefined,
     ) -> None:
         super().__init__(metric, undefined)
         if isinstance(average, str) or not (isinstance(average, bool) or len(average)):
             raise ValueError(
-                f"Got average={average!r}, expected True, False or a list of task names."
+                f"Got average={average!r}, expected True, False or a list of task names. Leave it "
+                "out for the mean over all tasks."
             )
         self.average = average
 
@@ -245,8 +229,8 @@ def make_task_scorer(
 
     Returns
     -------
-    TaskScorer
-        Callable ``scorer(estimator, X, Y, sample_weight=None)`` that returns a float.
+    scorer : callable
+        ``scorer(estimator, X, Y, sample_weight=None)`` returns a float.
 
     See Also
     --------
@@ -256,7 +240,7 @@ def make_task_scorer(
     --------
     >>> from sk_mtl.metrics import make_task_scorer
     >>> make_task_scorer("neg_log_loss", task="e401k")
-    TaskScorer('neg_log_loss', task='e401k')
+    make_task_scorer('neg_log_loss', task='e401k')
     """
     return TaskScorer(metric, task, undefined)
 
@@ -289,8 +273,8 @@ def make_multi_task_scorer(
 
     Returns
     -------
-    MultiTaskScorer
-        Callable ``scorer(estimator, X, Y, sample_weight=None)`` that returns a dict.
+    scorer : callable
+        ``scorer(estimator, X, Y, sample_weight=None)`` returns a dict.
 
     See Also
     --------

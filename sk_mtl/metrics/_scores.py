@@ -24,7 +24,7 @@ from sk_mtl.metrics._rules import (
     why_undefined,
 )
 from sk_mtl.targets import Targets, read_targets
-from sk_mtl.tasks import align, as_labels
+from sk_mtl.tasks import align, as_labels, check_numbers, check_type, read_weights
 from sk_mtl.views import TaskView, final_estimator, task_classes, task_index, task_names
 
 
@@ -167,16 +167,18 @@ def score_tasks(
     check_undefined(undefined)
     targets = read_targets(Y)
     check_consistent_length(X, targets.columns[0].values)
-    names = _names(estimator, targets)
+    names, had_names = _names(estimator, targets)
     if isinstance(metric, Mapping):
         check_keys(metric, names)
     chosen = range(len(names)) if tasks is None else [task_index(names, t) for t in tasks]
-    targets = _align(targets, names)
-    weights = _read_weights(sample_weight, targets.n_samples, names)
+    n_samples, n_tasks = targets.n_samples, len(names)
+    targets = align(targets, names, had_names=had_names)
+    weights = read_weights(sample_weight, n_samples, names, np.float64, had_names=had_names)
+    weights = None if weights is None else np.broadcast_to(weights, (n_samples, n_tasks))
     classes = task_classes(estimator)
     samples = _read_samples(names, chosen, classes, targets, weights)
     rows = np.flatnonzero(np.any([sample.labelled for sample in samples], axis=0))
-    if len(rows) < targets.n_samples:
+    if len(rows) < n_samples:
         X = safe_indexing(X, rows)
     remembered = _Remembered(estimator, X, rows, names, classes)
     return {
@@ -185,20 +187,15 @@ def score_tasks(
     }
 
 
-def _names(estimator: Any, targets: Targets) -> list[str]:
-    """Return the tasks' names; a frame's columns name those of a baseline that keeps none."""
-    names = task_names(estimator)
-    keeps_names = hasattr(final_estimator(estimator), "task_names_")
-    if keeps_names or targets.names is None or len(targets.names) != len(names):
-        return names
-    return targets.names
+def _names(estimator: Any, targets: Targets) -> tuple[list[str], bool]:
+    """Return the tasks' names, and whether they are those of a frame's columns.
 
-
-def _align(targets: Targets, names: list[str]) -> Targets:
-    """Match columns by name, unless the estimator was fitted on columns without names."""
-    generic = names == [f"task{t}" for t in range(len(names))]
-    same = targets.names is not None and set(targets.names) == set(names)
-    return align(targets, names, had_names=same or not generic)
+    A baseline that keeps no names takes those of the frame at hand.
+    """
+    final, names = final_estimator(estimator), task_names(estimator)
+    if not hasattr(final, "task_names_") and len(targets) == len(names):
+        names = targets.task_names
+    return names, getattr(final, "_has_names", targets.names is not None)
 
 
 @dataclass(frozen=True)
@@ -271,44 +268,16 @@ def _read_samples(
     for t in chosen:
         column = targets.columns[t]
         labelled = ~column.missing if weights is None else ~column.missing & (weights[:, t] > 0)
-        labels = column.values[labelled]
-        if classes[t] is not None:
+        labels, known = column.values[labelled], classes[t]
+        if known is not None:
             labels = as_labels(labels)
-        elif not column.is_numeric and len(labels):
-            raise ValueError(
-                f"Got labels of dtype {labels.dtype} for the regression task {names[t]!r}, "
-                "expected numbers."
-            )
+            check_type(labels, known, names[t])
+        elif len(labels):
+            check_numbers(column, names[t])
+            labels = labels.astype(np.float64)
         weight = None if weights is None else weights[labelled, t]
-        samples.append(_Sample(names[t], t, classes[t], labelled, labels, weight))
+        samples.append(_Sample(names[t], t, known, labelled, labels, weight))
     return samples
-
-
-def _read_weights(
-    sample_weight: Any, n_samples: int, names: list[str]
-) -> NDArray[np.float64] | None:
-    """Return weights of cells, shape (n_samples, n_tasks), or None."""
-    if sample_weight is None:
-        return None
-    if hasattr(sample_weight, "columns"):  # a frame: its columns are tasks
-        table = _align(read_targets(sample_weight), names)
-        sample_weight = np.column_stack([column.values for column in table.columns])
-    weights = np.asarray(sample_weight, dtype=np.float64)
-    if weights.ndim == 1:
-        weights = weights[:, None]
-    if weights.shape not in ((n_samples, 1), (n_samples, len(names))):
-        raise ValueError(
-            f"Got sample_weight of shape {np.shape(sample_weight)}, expected ({n_samples},) or "
-            f"({n_samples}, {len(names)})."
-        )
-    if not np.isfinite(weights).all() or (weights < 0).any():
-        raise ValueError(
-            "Got NaN, infinite or negative values in sample_weight, expected weights >= 0. "
-            "Give a missing label weight 1: it is skipped anyway."
-        )
-    if not weights.any():
-        raise ValueError("Got sample_weight of zero everywhere, expected a positive weight.")
-    return np.broadcast_to(weights, (n_samples, len(names)))
 
 
 def _score(

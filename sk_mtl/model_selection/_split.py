@@ -12,7 +12,7 @@ from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_random_state
 
 from sk_mtl.targets import Column, Targets, read_targets
-from sk_mtl.tasks import by_task, infer_kinds
+from sk_mtl.tasks import by_task, check_numbers, infer_kinds
 
 Kind = Literal["classification", "regression"]
 
@@ -83,9 +83,12 @@ class MultiTaskStratifiedKFold(BaseCrossValidator):
     ) -> None:
         for name, value in (("n_splits", n_splits), ("n_bins", n_bins)):
             if not isinstance(value, Integral) or isinstance(value, bool) or value < 2:
-                raise ValueError(f"Got {name}={value!r}, expected a whole number of at least 2.")
+                raise ValueError(
+                    f"Got {name}={value!r}, expected a whole number of at least 2. Leave it out "
+                    "for 5."
+                )
         if not isinstance(shuffle, bool):
-            raise TypeError(f"Got shuffle={shuffle!r}, expected True or False.")
+            raise TypeError(f"Got shuffle={shuffle!r}, expected True or False. Pass one of them.")
         if not shuffle and random_state is not None:
             raise ValueError(
                 f"Got random_state={random_state!r} with shuffle=False, where it has no effect, "
@@ -149,7 +152,7 @@ class MultiTaskStratifiedKFold(BaseCrossValidator):
         if self.n_splits > targets.n_samples:
             raise ValueError(
                 f"Got n_splits={self.n_splits} for {targets.n_samples} rows, expected no more "
-                "folds than rows."
+                f"folds than rows. Pass n_splits={targets.n_samples} at most."
             )
         n = targets.n_samples
         order = check_random_state(self.random_state).permutation(n) if self.shuffle else None
@@ -164,23 +167,21 @@ class MultiTaskStratifiedKFold(BaseCrossValidator):
         if isinstance(self.tasks, str):
             if self.tasks != "auto":
                 raise ValueError(
-                    f"Got tasks={self.tasks!r}, expected 'auto', or a kind for each task."
+                    f"Got tasks={self.tasks!r}, expected 'auto', or a kind for each task. Pass "
+                    "them in a list or in a dict by task name."
                 )
             return [kind == "regression" for kind in kinds]
-        names = targets.names or [f"task{t}" for t in range(len(targets))]
+        names = targets.task_names
         given = by_task(self.tasks, names, "tasks")
         kinds = [kind if own is None else own for own, kind in zip(given, kinds, strict=True)]
         for name, kind, column in zip(names, kinds, targets.columns, strict=True):
             if kind not in ("classification", "regression"):
                 raise ValueError(
                     f"Got kind {kind!r} for task {name!r}, expected 'classification' or "
-                    "'regression'."
+                    "'regression'. Pass one of them."
                 )
-            if kind == "regression" and not column.is_numeric:
-                raise ValueError(
-                    f"Got labels of dtype {column.values.dtype} for the regression task {name!r}, "
-                    "expected numbers."
-                )
+            if kind == "regression":
+                check_numbers(column, name)
         return [kind == "regression" for kind in kinds]
 
 
