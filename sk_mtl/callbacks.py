@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from skorch.callbacks import Callback
 
+MAX_TASKS_SHOWN = 8
+
 
 class StopTraining(KeyboardInterrupt):
     """Raised by a callback to end training; skorch ends quietly on a KeyboardInterrupt."""
@@ -102,7 +104,7 @@ class TaskStopping(Callback):
 
 
 class EpochReport(Callback):
-    """Print one line an epoch.
+    """Print one line an epoch, with the losses of the first tasks.
 
     Parameters
     ----------
@@ -118,13 +120,16 @@ class EpochReport(Callback):
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Print the epoch's losses."""
         epoch = net.history[-1]
-        parts = [f"epoch {len(net.history)}: train loss {epoch['train_loss']:.4g}"]
+        said = f"epoch {len(net.history)}: train loss {epoch['train_loss']:.4g}"
         kind = "train"
         if "valid_loss" in epoch:
             kind = "valid"
-            parts.append(f"valid loss {epoch['valid_loss']:.4g}")
-        parts += [f"{name} {epoch[f'{kind}_loss_{name}']:.4g}" for name in self.task_names]
-        print(", ".join(parts))
+            said += f", valid loss {epoch['valid_loss']:.4g}"
+        shown = self.task_names[:MAX_TASKS_SHOWN]
+        each = [f"{name} {epoch[f'{kind}_loss_{name}']:.4g}" for name in shown]
+        if len(shown) < len(self.task_names):
+            each.append("...")
+        print(f"{said} ({kind} loss by task: {', '.join(each)})")
 
 
 class SklearnEpochs(Callback):

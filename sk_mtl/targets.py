@@ -102,9 +102,10 @@ def read_targets(y: Any) -> Targets:
 
 
 def _check_names(names: list[Any] | None) -> list[str] | None:
-    """Return column names as strings, or None where there are none worth keeping."""
-    if names is None or not all(isinstance(name, str) for name in names):
+    """Return column names as strings, or None where there are none but positions."""
+    if names is None or all(name == position for position, name in enumerate(names)):
         return None
+    names = [str(name) for name in names]
     doubles = sorted({name for name in names if names.count(name) > 1})
     if doubles:
         raise ValueError(

@@ -38,8 +38,9 @@ class MultiTaskNet(NeuralNet):
         As in skorch.
     task_names : sequence of str
         Names under which each task's losses and weights enter the history.
-    decay : float, default=0.0
-        L2 penalty on the weights of linear layers, per batch. A task's own layers are penalised
+    decay : float or Tensor of shape (n_tasks,), default=0.0
+        L2 penalty on the weights of linear layers, per batch; one a task, where tasks share
+        nothing. A task's own layers are penalised
         in proportion to the task's share of the user's weights.
     shuffle : Stream or None, default=None
         Where permutations of the rows come from.
@@ -58,7 +59,7 @@ class MultiTaskNet(NeuralNet):
         criterion: Any,
         *,
         task_names: Sequence[str] = (),
-        decay: float = 0.0,
+        decay: float | Tensor = 0.0,
         shuffle: Stream | None = None,
         **kwargs: Any,
     ) -> None:
@@ -296,12 +297,13 @@ class MultiTaskNet(NeuralNet):
 
     def _penalised(self) -> list[tuple[torch.nn.Parameter, float | Tensor]]:
         """Return the weight matrices that the L2 penalty pulls, each with its rate."""
-        if self.decay == 0:
+        if not torch.as_tensor(self.decay).any():
             return []
         network: MultiTaskNetwork = self.module_
         objective = self.criterion_
         shares = objective.normalised(objective.user_weights, None)  # (*stack, task)
-        rates = self.decay * shares[..., None, None]
+        decay = torch.as_tensor(self.decay, dtype=shares.dtype, device=shares.device)
+        rates = (decay * shares)[..., None, None]
         n_stack = shares.dim() - 1
         pulled: list[tuple[torch.nn.Parameter, float | Tensor]] = [
             (parameter, rates if objective.private else float(self.decay))

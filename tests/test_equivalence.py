@@ -310,17 +310,14 @@ def test_single_task_equals_separate_fits(variant, table):
         assert np.abs(other - p[0]).max() > 1e-3
 
 
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
-def test_single_task_equals_separate_fits_with_missing_labels(solver, holes):
-    """In a full batch and without penalty.
-
-    A separate fit makes its batches, and spreads its penalty, over its own rows; side by side
-    the tasks have the rows in common.
-    """
+def test_single_task_equals_separate_fits_with_missing_labels(solver, alpha, holes):
+    """In a full batch: a separate fit makes its batches of its own rows alone."""
     X, Y = holes
-    params = NETWORK | {"alpha": 0.0, "solver": solver}
+    params = NETWORK | {"alpha": alpha, "solver": solver}
     model = MultiTaskEstimator("single_task", tasks=KINDS, **params).fit(X, Y)
-    predicted, p = separate_fits(X, Y, alpha=0.0, solver=solver)
+    predicted, p = separate_fits(X, Y, alpha=alpha, solver=solver)
     assert_same_fits(model, X, predicted, p, tolerance=1e-9)
 
 

@@ -8,6 +8,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
+from sklearn.base import clone
 
 from sk_mtl import MultiTaskClassifier, MultiTaskEstimator, MultiTaskRegressor
 from sk_mtl.metrics import mean_score
@@ -375,6 +376,20 @@ def test_columns_are_matched_by_name():
     assert model.score(X, Y[:, ::-1]) < model.score(X, y)  # negative control
     unnamed = clf().fit(X, Y)  # nothing to match by
     assert unnamed.score(X, y) == unnamed.score(X, Y)
+
+
+@pytest.mark.parametrize("names", [[10, 20], [("a", 1), ("a", 2)]], ids=str)
+def test_column_names_that_are_no_strings_are_names_all_the_same(names):
+    """Only 0, 1, 2, ... are positions: they are what a frame without names has."""
+    y = pd.DataFrame(Y)
+    y.columns = pd.Index(names, tupleize_cols=False)
+    model = clf(max_iter=100, learning_rate_init=0.05).fit(X, y)
+    assert model.task_names_ == [str(name) for name in names]
+    assert model.score(X, y.iloc[:, ::-1]) == model.score(X, y)
+    weighted = clone(model).set_params(task_weights={str(names[0]): 3}).fit(X, y)
+    assert not np.array_equal(probabilities(weighted), probabilities(model))
+    plain = clf().fit(X, pd.DataFrame(Y))
+    assert plain.task_names_ == ["task0", "task1"]
 
 
 def test_validation_labels_and_weights_are_matched_by_name():

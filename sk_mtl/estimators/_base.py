@@ -113,7 +113,9 @@ class BaseMultiTask(
         sample_weight : array-like of shape (n_samples,) or (n_samples, n_tasks), default=None
             Weights of rows, or of rows and tasks.
         X_val, y_val, sample_weight_val : array-likes, default=None
-            Validation rows for early stopping, instead of a share of the training rows.
+            Validation rows for early stopping, instead of a share of the training rows. In a
+            Pipeline they reach the estimator as they are: scikit-learn transforms them only
+            with ``Pipeline(..., transform_input=["X_val"])`` and metadata routing enabled.
 
         Returns
         -------

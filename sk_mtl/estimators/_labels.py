@@ -34,11 +34,11 @@ class Labels:
         useful = ~np.isnan(self.y).all(axis=1)
         return None if useful.all() else np.flatnonzero(useful)
 
-    def mean_mass(self) -> float:
-        """Return the mean over tasks of the total weight of their labels."""
+    def masses(self) -> NDArray[np.float64]:
+        """Return the total weight of every task's labels."""
         observed = ~np.isnan(self.y)
         mass = observed if self.weight is None else observed * self.weight
-        return float(mass.sum(axis=0, dtype=np.float64).mean())
+        return np.asarray(mass.sum(axis=0), dtype=np.float64)
 
 
 def encode_labels(targets: Targets, tasks: Sequence[Task], dtype: Any) -> NDArray[Any]:

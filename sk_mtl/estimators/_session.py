@@ -30,6 +30,12 @@ from sk_mtl.estimators._labels import (
     resolve_task_weights,
     weigh_labels,
 )
+from sk_mtl.estimators._optimizer import (
+    check_finite,
+    hand_over,
+    hand_over_rates,
+    optimizer_arguments,
+)
 from sk_mtl.network import MultiTaskNetwork, build_network, group_tasks
 from sk_mtl.objective import Objective
 from sk_mtl.targets import Targets
@@ -163,8 +169,8 @@ class Session:
         if self.continued:
             net.history.extend(est.net_.history)
             if self.incremental:
-                _hand_over(est.net_, net)
-            _hand_over_rates(est.net_, net)
+                hand_over(est.net_, net)
+            hand_over_rates(est.net_, net)
         est.net_ = net
         if self.tells_sklearn:
             self._open_sklearn_callbacks()
@@ -256,7 +262,7 @@ class Session:
             network,
             objective,
             task_names=est.task_names_,
-            decay=self._decay(train, batch_size),
+            decay=self._decay(train, batch_size, private=trunk.private),
             shuffle=est._shuffle if est.shuffle else None,
             device=self.device,
             lr=est.learning_rate_init,
@@ -264,7 +270,7 @@ class Session:
             callbacks=callbacks,
             verbose=0,
             train_split=None,
-            **_optimizer(est, self.device),
+            **optimizer_arguments(est, self.device),
         )
 
     def _batch_size(self, n_rows: int) -> int:
@@ -278,15 +284,20 @@ class Session:
             )
         return min(batch_size, n_rows)
 
-    def _decay(self, train: TaskData, batch_size: int) -> float:
-        """Return the L2 penalty a batch: as in scikit-learn's MLP, over the batch's weight."""
+    def _decay(self, train: TaskData, batch_size: int, *, private: bool) -> float | torch.Tensor:
+        """Return the L2 penalty a batch: as in scikit-learn's MLP, over the batch's weight.
+
+        Of tasks that share nothing each has its own, as if it were alone.
+        """
         labels = self.labels
         if train.rows is not None:
             rows = train.rows.cpu().numpy()
             weight = None if labels.weight is None else labels.weight[rows]
             labels = Labels(labels.y[rows], weight)
-        mass = labels.mean_mass() / len(train) * batch_size
-        return float(self.est.alpha) / mass
+        mass = labels.masses() / len(train) * batch_size
+        if not private:
+            return float(self.est.alpha / mass.mean())
+        return torch.from_numpy((self.est.alpha / np.where(mass > 0, mass, 1.0)).astype(self.dtype))
 
     def _stopping(self, stop_early: bool) -> TaskStopping:
         est = self.est
@@ -358,7 +369,7 @@ class Session:
         last = "train_loss" if self.valid is None else "valid_score"
         if len(net.history) and last not in net.history[-1]:
             del net.history[-1]  # an epoch that was interrupted
-        _check_finite(net)
+        check_finite(net)
         net.forget_training_data()
         net.callbacks = self.user_callbacks
         net.callbacks_ = [(name, c) for name, c in net.callbacks_ if name not in OWN_CALLBACKS]
@@ -452,48 +463,3 @@ def _check_callbacks(callbacks: Sequence[Any]) -> None:
                 f"Got {entry!r} in callbacks, expected objects of skorch's callbacks, or pairs of "
                 "a name and one. scikit-learn's own go to set_callbacks."
             )
-
-
-def _hand_over(old: MultiTaskNet, new: MultiTaskNet) -> None:
-    """Give the memory of optimiser and weighting, but not their settings, to the next net."""
-    if type(old.optimizer_) is type(new.optimizer_):
-        state = copy.deepcopy(old.optimizer_.state_dict())
-        settings = new.optimizer_.state_dict()["param_groups"]
-        new.optimizer_.load_state_dict({**state, "param_groups": settings})
-    before, after = old.criterion_.balance, new.criterion_.balance
-    if type(before) is type(after):
-        after.load_state_dict(before.state_dict())
-
-
-def _hand_over_rates(old: MultiTaskNet, new: MultiTaskNet) -> None:
-    """Let a schedule of the learning rate go on, unless the user sets another rate to begin with.
-
-    Schedulers look for the rate that they began with beside the rate of today.
-    """
-    groups = zip(old.optimizer_.param_groups, new.optimizer_.param_groups, strict=True)
-    for before, group in groups:
-        group["initial_lr"] = group["lr"]
-        if before.get("initial_lr") == group["lr"]:
-            group["lr"] = before["lr"]
-
-
-def _check_finite(net: MultiTaskNet) -> None:
-    """Raise where the weights that are kept cannot predict anything."""
-    if not all(bool(p.isfinite().all()) for p in net.module_.parameters()):
-        raise ValueError(
-            f"Got weights that are not finite after epoch {len(net.history)}, expected finite "
-            "ones: training diverged. Scale X, or lower learning_rate_init."
-        )
-
-
-def _optimizer(est: Any, device: torch.device) -> dict[str, Any]:
-    """Return skorch's arguments for the optimiser."""
-    fused = device.type in ("cpu", "cuda")  # one kernel for all parameters
-    if est.solver == "adam":
-        return {"optimizer": torch.optim.Adam, "optimizer__fused": fused}
-    return {
-        "optimizer": torch.optim.SGD,
-        "optimizer__momentum": est.momentum,
-        "optimizer__nesterov": est.nesterovs_momentum and est.momentum > 0,
-        "optimizer__fused": fused,
-    }
