@@ -246,7 +246,8 @@ def gate_weights(gates: StackedLinear, x: Tensor) -> Tensor:
     shared = x.dim() < gates.weight.dim()
     logits: Tensor = gates.fan_out(x).transpose(-3, -2) if shared else gates(x)
     # over the last but one axis: torch's softmax is slow over a last axis as short as this
-    return logits.mT.softmax(-2).mT.transpose(-3, -2)
+    weights = logits.mT.softmax(-2)  # (*stack, task, expert, batch)
+    return weights.movedim(-1, -3).contiguous()  # strided, each sample would be copied alone
 
 
 def mix(gates: Tensor, experts: Tensor) -> Tensor:

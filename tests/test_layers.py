@@ -257,3 +257,5 @@ def test_gate_weights_are_a_softmax_a_task(stack, reads):
         own = x if reads == "one input" else x[..., task, :, :]
         logits = own @ gates.weight[..., task, :, :].mT + gates.bias[..., task, None, :]
         assert_close(weights[..., task, :], logits.softmax(-1), rtol=0, atol=1e-14)
+    # In any other order torch multiplies sample by sample, each copied first: twice the time.
+    assert weights.is_contiguous()
