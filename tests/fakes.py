@@ -1,11 +1,14 @@
-"""A multi-task estimator that needs no network: one linear model a task on its labelled rows."""
+"""Helpers of several test files: multi-task estimators without a network, a recording callback."""
 
 from __future__ import annotations
+
+import copy
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.utils.validation import validate_data
+from skorch.callbacks import Callback
 
 from sk_mtl.targets import read_targets
 from sk_mtl.tasks import as_labels, infer_kinds
@@ -75,3 +78,18 @@ class LinearClassifiers(ClassifierMixin, LinearTasks):
 
 class LinearRegressions(RegressorMixin, LinearTasks):
     """The same, tagged as a regressor, as MultiTaskRegressor is."""
+
+
+class Recorder(Callback):
+    """Keeps the parameters after every step; those before the first under 0."""
+
+    def initialize(self):
+        self.states = []
+        return self
+
+    def on_train_begin(self, net, **kwargs):
+        self.states.append(copy.deepcopy(net.module_.state_dict()))
+
+    def on_batch_end(self, net, training, **kwargs):
+        if training:
+            self.states.append(copy.deepcopy(net.module_.state_dict()))

@@ -7,10 +7,10 @@ import copy
 import numpy as np
 import pytest
 import torch
+from fakes import Recorder
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, Ridge
-from skorch.callbacks import Callback
 from torch import nn
 from torch.nn import functional as F
 
@@ -128,20 +128,6 @@ def test_linear_single_task_networks_are_one_linear_model_a_task(table):
 
 
 # A loop written by hand ---------------------------------------------------------------------
-
-
-class Recorder(Callback):
-    """Keeps the parameters before the first step and after every step."""
-
-    def initialize(self):
-        self.states = []
-        return self
-
-    def on_train_begin(self, net, **kwargs):
-        self.states.append(copy.deepcopy(net.module_.state_dict()))
-
-    def on_batch_end(self, net, training, **kwargs):
-        self.states.append(copy.deepcopy(net.module_.state_dict()))
 
 
 class PlainNetwork(nn.Module):

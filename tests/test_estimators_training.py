@@ -525,3 +525,31 @@ def test_refit_with_other_tasks_forgets_the_earlier_ones():
     model.fit(X, R)
     assert not hasattr(model, "classes_")
     assert not hasattr(model, "predict_proba")
+
+
+class PredictsTwice(Callback):
+    """Evaluates the network after every epoch, as a callback may."""
+
+    def on_epoch_end(self, net, **kwargs):
+        data = torch.from_numpy(X)
+        first, second = (net.raw_outputs(data)[0] for _ in range(2))
+        net.history.record("steady", bool(torch.equal(first, second)))
+        net.history.record("training", net.module_.training)
+
+
+def test_a_callback_finds_the_network_ready_to_predict():
+    """With dropout on, two passes over the same rows would differ."""
+    model = reg(dropout=0.5, callbacks=[PredictsTwice()]).fit(X, R)
+    assert model.net_.history[:, "steady"] == [True] * 4
+    assert model.net_.history[:, "training"] == [False] * 4
+
+
+def test_the_history_marks_the_best_epochs_so_far():
+    """As skorch's own nets do; over later calls as well."""
+    model = reg(**OVERFIT | {"max_iter": 15}, warm_start=True).fit(X, R, **VALID)
+    history = model.fit(X, R, **VALID).net_.history
+    for kind in ("train", "valid"):
+        losses, best = history[:, f"{kind}_loss"], history[:, f"{kind}_loss_best"]
+        assert best == [loss == min(losses[: i + 1]) for i, loss in enumerate(losses)]
+        assert len(best) == 30
+        assert not all(best)

@@ -5,13 +5,13 @@ Every test of the first part loops over ``WEIGHTINGS``: a new entry inherits the
 
 from __future__ import annotations
 
-import copy
 import pickle
 import typing
 
 import numpy as np
 import pytest
 import torch
+from fakes import Recorder
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, KFold
@@ -52,21 +52,6 @@ def estimator(**params):
 
 def parameters(fitted):
     return torch.cat([p.detach().flatten() for p in fitted.net_.module_.parameters()]).numpy()
-
-
-class Recorder(Callback):
-    """Keeps the parameters after every step; those before the first under 0."""
-
-    def initialize(self):
-        self.states = []
-        return self
-
-    def on_train_begin(self, net, **kwargs):
-        self.states.append(copy.deepcopy(net.module_.state_dict()))
-
-    def on_batch_end(self, net, training, **kwargs):
-        if training:
-            self.states.append(copy.deepcopy(net.module_.state_dict()))
 
 
 # The contract -------------------------------------------------------------------------------

@@ -135,7 +135,6 @@ class BaseMultiTask(
         session = Session(self, X, targets, weight, given=given, continued=continued)
         if X_val is not None:
             X_val, targets_val = self._read(X_val, y_val, reset=False)
-            targets_val = self._aligned(targets_val)
             session.add_validation(
                 X_val, targets_val, self._weights(sample_weight_val, len(X_val), X_val.dtype)
             )

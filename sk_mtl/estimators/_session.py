@@ -378,9 +378,10 @@ class Session:
         if est.n_iter_ and not stopping.validation:  # also over the calls before this one
             est.best_loss_ = min(est.loss_curve_)
             est.best_iter_ = est.loss_curve_.index(est.best_loss_) + 1
-        width = net.module_.trunk.n_outputs
-        shared = est.n_tasks_ if self._features_per_task(net) else 1
-        est._n_features_transformed = width * shared
+        one_row = net.features(to_tensor(self.X[:1].astype(self.dtype)))
+        est._n_features_transformed = (
+            one_row.size
+        )  # the tasks' side by side, where each has its own
         if self.tells_sklearn:
             self._end_epoch(self._context)
         if net.interrupted_:
@@ -429,10 +430,6 @@ class Session:
         return np.array([[e[f"{prefix}_{n}"] for n in names] for e in epochs]).reshape(
             -1, len(names)
         )
-
-    def _features_per_task(self, net: MultiTaskNet) -> bool:
-        probe = to_tensor(self.X[:1].astype(self.dtype))
-        return bool(net.features(probe).ndim == 3)
 
 
 def _compute_dtype(dtype: str, X: NDArray[Any], device: torch.device) -> Any:
