@@ -5,16 +5,23 @@ scikit-learn's private helpers are imported here and nowhere else.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, _fit_context
+from sklearn.metrics._scorer import _BaseScorer, _PassthroughScorer
+from sklearn.model_selection._validation import (
+    _insert_error_scores,
+    _score,
+    _warn_or_raise_about_fit_failures,
+)
 from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_method_params
@@ -45,10 +52,16 @@ __all__ = [
     "did_you_mean",
     "fit_context",
     "has_sklearn_callbacks",
+    "insert_error_scores",
+    "is_sklearn_scorer",
     "open_callback_context",
+    "passes_through",
+    "report_failed_fits",
     "resolve_recipe",
     "safe_indexing",
+    "score_fold",
     "spawn_seeds",
+    "stack_recipes",
     "undo_on_error",
     "warn",
     "with_callbacks",
@@ -57,6 +70,9 @@ __all__ = [
 fit_context = _fit_context
 safe_indexing = _safe_indexing
 check_method_params = _check_method_params
+score_fold = _score
+report_failed_fits = _warn_or_raise_about_fit_failures
+insert_error_scores = _insert_error_scores
 
 
 class InferredTaskTypesWarning(UserWarning):
@@ -80,8 +96,15 @@ class Recipe(BaseEstimator):
 
     A recipe is cloned, printed, compared and searched like any estimator
     (``trunk__n_experts``); what is trained is made by its ``build`` method.
+
+    Attributes
+    ----------
+    stackable : tuple of str
+        Numbers among the hyper-parameters that may differ between networks which train as one
+        stack: there the recipe holds a tensor, one value a network, in place of the number.
     """
 
+    stackable: ClassVar[tuple[str, ...]] = ()
     _parameter_constraints: dict[str, list[Any]] = {}
 
     def validate(self) -> None:
@@ -90,6 +113,29 @@ class Recipe(BaseEstimator):
 
 
 RecipeT = TypeVar("RecipeT", bound=Recipe)
+
+
+def stack_recipes(
+    recipes: Sequence[RecipeT], n_axes: int, dtype: torch.dtype, device: torch.device
+) -> RecipeT:
+    """Return one recipe for a stack of networks whose recipes differ in stackable numbers only.
+
+    Parameters
+    ----------
+    recipes : sequence of Recipe
+        One a network.
+    n_axes : int
+        How many axes of size 1 follow the stack axis in the tensors of numbers that differ.
+    dtype, device : torch.dtype, torch.device
+        Type and place of these tensors.
+    """
+    together = copy.copy(recipes[0])
+    for name in together.stackable:
+        values = [getattr(recipe, name) for recipe in recipes]
+        if len(set(values)) > 1:
+            numbers = torch.tensor(values, dtype=dtype, device=device)
+            setattr(together, name, numbers.view(-1, *[1] * n_axes))
+    return together
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
@@ -124,6 +170,16 @@ def has_sklearn_callbacks(estimator: Any) -> bool:
 def open_callback_context(estimator: Any, max_subtasks: int) -> Any:
     """Return the context in which scikit-learn's callbacks follow a fit of so many epochs."""
     return estimator._init_callback_context(max_subtasks=max_subtasks)
+
+
+def passes_through(scorer: Any) -> bool:
+    """Whether a scorer of scikit-learn calls the estimator's own ``score``."""
+    return isinstance(scorer, _PassthroughScorer)
+
+
+def is_sklearn_scorer(scorer: Any) -> bool:
+    """Whether a scorer is one of scikit-learn's, which ask for predictions or ``score`` only."""
+    return isinstance(scorer, (_BaseScorer, _PassthroughScorer))
 
 
 def did_you_mean(name: str, known: list[str]) -> str:

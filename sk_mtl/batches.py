@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,11 @@ class TaskData(Dataset[Any]):
     ) -> None:
         self._X, self._y, self._weight, self.rows = X, y, weight, rows
         self.complete = not bool((y if rows is None else y[rows]).isnan().any())
+
+    @property
+    def weight_shape(self) -> tuple[int, ...] | None:
+        """Shape of a row's weights; None without weights."""
+        return None if self._weight is None else tuple(self._weight.shape[1:])
 
     @property
     def X(self) -> Tensor:
@@ -113,3 +118,35 @@ class Batches:
         """Yield slices, which are views of the data where no row was left out."""
         for start in range(0, n_rows, self.batch_size):
             yield self.data[start : start + self.batch_size]
+
+
+class StackedBatches:
+    """Batches for a stack of networks, each of which reads those of its own source.
+
+    Parameters
+    ----------
+    sources : sequence of Batches
+        Of equally many rows and equal batch sizes. The networks of one source share its batches.
+    of : Tensor of int of shape (n_networks,)
+        Which source each network reads, on the device of the data.
+    """
+
+    def __init__(self, sources: Sequence[Batches], of: Tensor) -> None:
+        self.sources, self.of = list(sources), of
+        self.complete = all(source.data.complete for source in self.sources)
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Tensor | None], Tensor]]:
+        if len(self.sources) == 1:  # without a stack axis: the table of all networks
+            yield from self.sources[0]
+            return
+        for parts in zip(*self.sources, strict=True):
+            inputs, targets = zip(*parts, strict=True)
+            batch = {key: self._stacked([i[key] for i in inputs]) for key in inputs[0]}
+            y = self._stacked(list(targets))
+            assert y is not None
+            yield batch, y
+
+    def _stacked(self, parts: list[Tensor | None]) -> Tensor | None:
+        """Return every network's part, ``(n_networks, batch, ...)``."""
+        tensors = [part for part in parts if part is not None]
+        return torch.stack(tensors).index_select(0, self.of) if tensors else None

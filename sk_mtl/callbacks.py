@@ -65,26 +65,34 @@ class TaskStopping(Callback):
         self.tol = tol
         self.patience = patience
 
-    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+    def begin(self) -> None:
         """Forget earlier fits."""
         self.best_loss_ = np.inf
         self.best_epoch_ = 0
         self.stopped_ = False
         self._n_stale = 0
         self._start: NDArray[np.float64] | None = None
+
+    def watch(self, epoch: dict[str, Any], number: int) -> bool:
+        """Take in what was recorded of an epoch; return whether its weights are the best."""
+        loss = self._watched(epoch)
+        self._n_stale = self._n_stale + 1 if loss > self.best_loss_ - self.tol else 0
+        self.stopped_ = bool(self._n_stale >= self.patience or np.isnan(loss))
+        if not (loss < self.best_loss_ or self.best_epoch_ == 0):
+            return False
+        self.best_loss_, self.best_epoch_ = loss, number
+        return True
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        """Forget earlier fits."""
+        self.begin()
         self._best_state: dict[str, torch.Tensor] | None = None
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Compare this epoch with the best one."""
-        loss = self._watched(net.history[-1])
-        self._n_stale = self._n_stale + 1 if loss > self.best_loss_ - self.tol else 0
-        if loss < self.best_loss_ or self.best_epoch_ == 0:
-            self.best_loss_ = loss
-            self.best_epoch_ = len(net.history)
-            if self.validation:
-                self._best_state = copy.deepcopy(net.module_.state_dict())
-        if self._n_stale >= self.patience or np.isnan(loss):
-            self.stopped_ = True
+        if self.watch(net.history[-1], len(net.history)) and self.validation:
+            self._best_state = copy.deepcopy(net.module_.state_dict())
+        if self.stopped_:
             raise StopTraining
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:

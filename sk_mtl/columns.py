@@ -26,3 +26,8 @@ def to_tensor(X: NDArray[Any]) -> Tensor:
     if not X.flags.writeable or any(step < 0 for step in X.strides):
         X = X.copy()
     return torch.from_numpy(X)
+
+
+def torch_dtype(dtype: Any) -> torch.dtype:
+    """Return torch's type of the same numbers as numpy's."""
+    return torch.from_numpy(np.zeros(0, dtype)).dtype

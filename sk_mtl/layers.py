@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -74,13 +76,60 @@ class Draws:
         return torch.stack(values).reshape(*self.stack, *shape).to(self.dtype)
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return x Wᵀ + b over any leading axes, by the shortest route that torch has."""
+def affine(x: Tensor, weight: Tensor, bias: Tensor, *, by_rows: bool = False) -> Tensor:
+    """Return x Wᵀ + b, by as few and as wide products as torch has.
+
+    Outputs lie in memory as x does: row by row, or with the features before the batch. Were a
+    layer to change that, its neighbours' activations and gradients would be read against the
+    grain. Only a table that all layers share goes over to features first, as one wide product.
+
+    Parameters
+    ----------
+    x : Tensor of shape (*stack[, *parallel], batch, n_inputs) or (batch, n_inputs)
+        What each layer reads, or each network's parallel layers, or all.
+    weight : Tensor of shape (*stack, *parallel, n_outputs, n_inputs)
+        Weights.
+    bias : Tensor of shape (*stack, *parallel, n_outputs)
+        Biases.
+    by_rows : bool, default=False
+        Keep each layer's rows together where x is shared, as :func:`mix` reads them.
+
+    Returns
+    -------
+    Tensor of shape (*stack, *parallel, batch, n_outputs)
+    """
     if weight.dim() == 2:
         return F.linear(x, weight, bias)
-    if weight.dim() == 3 and x.dim() == 3 and x.shape[0] == weight.shape[0]:
-        return torch.baddbmm(bias.unsqueeze(-2), x, weight.mT)
-    return x @ weight.mT + bias.unsqueeze(-2)
+    *side, n_outputs, n_inputs = weight.shape
+    if x.dim() < weight.dim() and by_rows:
+        if x.dim() > 2:
+            x = x.unsqueeze(-3).expand(*side, -1, -1)
+        else:  # read as it lies, by every layer
+            return _products(x.expand(math.prod(side), -1, -1), weight, bias)
+    if x.dim() == weight.dim():
+        return _products(x, weight, bias)
+    if x.dim() == 2:
+        rows = torch.addmm(bias.view(-1, 1), weight.view(-1, n_inputs), x.mT)
+        return rows.view(*weight.shape[:-1], -1).mT
+    stack, parallel = x.shape[:-2], weight.shape[x.dim() - 2 : -2]
+    wide = _products(x, weight.view(*stack, -1, n_inputs), bias.view(*stack, -1))
+    n_batch = x.shape[-2]
+    if wide.stride(-1) == 1:
+        return wide.view(*stack, n_batch, *parallel, n_outputs).movedim(len(stack), -2)
+    return wide.mT.view(*stack, *parallel, n_outputs, n_batch).mT
+
+
+def _products(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return x Wᵀ + b for layers that read an input each, laid as x is."""
+    side = weight.shape[:-2]
+    if weight.dim() > 3 or x.dim() != weight.dim():
+        x = x.reshape(-1, *x.shape[-2:])
+        weight, bias = weight.flatten(0, -3), bias.flatten(0, -2)
+    if x.stride(-1) == 1:
+        out = torch.baddbmm(bias.unsqueeze(-2), x, weight.mT)
+    else:
+        out = torch.baddbmm(bias.unsqueeze(-1), weight, x.mT).mT
+    return out if len(side) == 1 else out.unflatten(0, side)
 
 
 class StackedLinear(nn.Module):
@@ -96,6 +145,8 @@ class StackedLinear(nn.Module):
         Number of layers side by side; ``None`` for a single one without that axis.
     tie : bool, default=False
         Start all parallel layers from the same values.
+    by_rows : bool, default=False
+        Lay the outputs in memory as :func:`mix` reads them.
 
     Notes
     -----
@@ -112,9 +163,11 @@ class StackedLinear(nn.Module):
         *,
         parallel: int | None = None,
         tie: bool = False,
+        by_rows: bool = False,
     ) -> None:
         super().__init__()
         self.parallel = parallel
+        self.by_rows = by_rows
         side = () if parallel is None else (parallel,)
         bound = math.sqrt(6.0 / (n_inputs + n_outputs))  # Glorot and Bengio 2010, eq. 16
         shape = (n_outputs, n_inputs)
@@ -127,53 +180,77 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layers; see the class for shapes."""
-        weight, bias = self.weight, self.bias
-        if self.parallel is None or x.dim() == weight.dim():
-            return affine(x, weight, bias)
-        if weight.dim() == 3 and weight.shape[-2] == 1:  # the usual heads: one wide product
-            return torch.addmm(bias, weight.squeeze(-2), x.mT).unsqueeze(-1)
-        return affine(
-            x.unsqueeze(-3).expand(*[-1] * (x.dim() - 2), self.parallel, -1, -1), weight, bias
-        )
-
-    def fan_out(self, x: Tensor) -> Tensor:
-        """Apply the layers to one input, as one wide product.
-
-        Shape: ``(*stack, batch, n_inputs)`` -> ``(*stack, batch, parallel, n_outputs)``.
-        """
-        *stack, parallel, n_outputs, n_inputs = self.weight.shape
-        weight = self.weight.view(*stack, parallel * n_outputs, n_inputs)
-        wide = affine(x, weight, self.bias.view(*stack, parallel * n_outputs))
-        return wide.view(*wide.shape[:-1], parallel, n_outputs)
+        return affine(x, self.weight, self.bias, by_rows=self.by_rows)
 
 
 class Dropout(nn.Module):
-    """Inverted dropout from a stream of its own.
+    """Inverted dropout from streams of its own.
+
+    Networks of a stack that have the same rate and the same seed share their masks, as they
+    would draw the same ones alone; each of the others draws from its own stream.
 
     Parameters
     ----------
-    p : float
-        Share of units that are set to zero while training.
-    seed : int
-        Seed of the stream.
+    p : float or sequence of float
+        Share of units that are set to zero while training; one for all, or one a network.
+    seed : int or sequence of int
+        Seed of the stream; one for all, or one a network.
     n_axes : int
-        How many axes, from the right, get masks of their own; the axes before share them, so
-        that stacked networks see the masks that each would see alone.
+        How many axes, from the right, get masks of their own; the axes between them and the
+        stack share them.
+    stack : tuple of int, default=()
+        Sizes of the stack axes. Only needed where rates or seeds differ.
     """
 
-    def __init__(self, p: float, seed: int, n_axes: int) -> None:
+    source: Tensor
+
+    def __init__(
+        self,
+        p: float | Sequence[float],
+        seed: int | Sequence[int],
+        n_axes: int,
+        stack: tuple[int, ...] = (),
+    ) -> None:
         super().__init__()
-        self.p = p
-        self.n_axes = n_axes
-        self.stream = Stream(seed)
+        n_networks = math.prod(stack)
+        pairs = list(zip(_spread(p, n_networks), _spread(seed, n_networks), strict=True))
+        distinct = list(dict.fromkeys(pairs))
+        self.n_axes, self.n_stack = n_axes, len(stack)
+        self.rates = [rate for rate, _ in distinct]
+        self.streams = [Stream(seed) for _, seed in distinct]
+        source = torch.tensor([distinct.index(pair) for pair in pairs])
+        self.register_buffer("source", source, persistent=False)  # lies on the device
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` with units dropped while training, unchanged otherwise."""
-        if not self.training or self.p == 0:
+        if not self.training or not any(self.rates):
             return x
-        keep = torch.empty(x.shape[-self.n_axes :], dtype=x.dtype, device=x.device)
-        keep.bernoulli_(1.0 - self.p, generator=self.stream.generator(x.device))
-        return x * keep.div_(1.0 - self.p)
+        if len(self.streams) == 1:
+            return x * self._mask(0, x)
+        masks = torch.stack([self._mask(i, x) for i in range(len(self.streams))])
+        own = masks.index_select(0, self.source)
+        stack, shared = x.shape[: self.n_stack], x.dim() - self.n_stack - self.n_axes
+        return x * own.view(*stack, *[1] * shared, *own.shape[1:])
+
+    def _mask(self, i: int, x: Tensor) -> Tensor:
+        """Draw the masks of one stream, which lie in memory as ``x`` does."""
+        rate, shape = self.rates[i], x.shape[-self.n_axes :]
+        if rate == 0:
+            return x.new_ones(shape)
+        keep = torch.empty(shape, dtype=x.dtype, device=x.device)
+        keep.bernoulli_(1.0 - rate, generator=self.streams[i].generator(x.device))
+        keep.div_(1.0 - rate)
+        return keep if x.stride(-1) == 1 or len(self.streams) > 1 else keep.mT.contiguous().mT
+
+
+def shifted(seed: int | Sequence[int], by: int) -> int | list[int]:
+    """Return a seed, or one a network, for another part of it."""
+    return [s + by for s in seed] if isinstance(seed, Sequence) else seed + by
+
+
+def _spread(value: Any, n: int) -> list[Any]:
+    """Return one value a network."""
+    return list(value) if isinstance(value, Sequence) else [value] * n
 
 
 class StackedMLP(nn.Module):
@@ -189,14 +266,16 @@ class StackedMLP(nn.Module):
         Where the initial values come from.
     activation : str, default="relu"
         A name of :data:`ACTIVATIONS`.
-    dropout : float, default=0.0
-        Share of units dropped after every layer.
-    seed : int, default=0
-        Seed of the dropout masks.
+    dropout : float or sequence of float, default=0.0
+        Share of units dropped after every layer; one for all, or one a network of the stack.
+    seed : int or sequence of int, default=0
+        Seed of the dropout masks; likewise.
     parallel : int or None, default=None
         Number of perceptrons side by side.
     tie : bool, default=False
         Give all of them the same initial values and the same dropout masks.
+    by_rows : bool, default=False
+        Lay the outputs in memory as :func:`mix` reads them.
 
     Attributes
     ----------
@@ -211,10 +290,11 @@ class StackedMLP(nn.Module):
         draws: Draws,
         *,
         activation: str = "relu",
-        dropout: float = 0.0,
-        seed: int = 0,
+        dropout: float | Sequence[float] = 0.0,
+        seed: int | Sequence[int] = 0,
         parallel: int | None = None,
         tie: bool = False,
+        by_rows: bool = False,
     ) -> None:
         super().__init__()
         self.activation = activation
@@ -222,9 +302,11 @@ class StackedMLP(nn.Module):
         self.dropouts = nn.ModuleList()
         n_axes = 2 if parallel is None or tie else 3
         for depth, width in enumerate(hidden_layer_sizes):
-            self.layers.append(StackedLinear(n_inputs, width, draws, parallel=parallel, tie=tie))
-            if dropout > 0:
-                self.dropouts.append(Dropout(dropout, seed + depth, n_axes))
+            self.layers.append(
+                StackedLinear(n_inputs, width, draws, parallel=parallel, tie=tie, by_rows=by_rows)
+            )
+            if np.any(dropout):
+                self.dropouts.append(Dropout(dropout, shifted(seed, depth), n_axes, draws.stack))
             n_inputs = width
         self.n_outputs = n_inputs
 
@@ -243,10 +325,8 @@ def gate_weights(gates: StackedLinear, x: Tensor) -> Tensor:
 
     Shape: ``(*stack[, task], batch, n_inputs)`` -> ``(*stack, batch, task, expert)``.
     """
-    shared = x.dim() < gates.weight.dim()
-    logits: Tensor = gates.fan_out(x).transpose(-3, -2) if shared else gates(x)
     # over the last but one axis: torch's softmax is slow over a last axis as short as this
-    weights = logits.mT.softmax(-2)  # (*stack, task, expert, batch)
+    weights: Tensor = gates(x).mT.softmax(-2)  # (*stack, task, expert, batch)
     return weights.movedim(-1, -3).contiguous()  # strided, each sample would be copied alone
 
 

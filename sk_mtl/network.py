@@ -9,7 +9,7 @@ import joblib
 import torch
 from torch import Tensor, nn
 
-from sk_mtl.layers import Draws, StackedLinear, StackedMLP
+from sk_mtl.layers import Draws, StackedLinear, StackedMLP, shifted
 from sk_mtl.losses import Loss
 from sk_mtl.tasks import Task
 from sk_mtl.trunks import Trunk, TrunkSpec
@@ -147,7 +147,7 @@ def build_network(
     hidden_layer_sizes: Sequence[int],
     head_hidden_layer_sizes: Sequence[int],
     activation: str,
-    dropout: float,
+    dropout: float | Sequence[float],
     seeds: Sequence[tuple[int, int, int]],
     dtype: torch.dtype,
     stack: tuple[int, ...] = (),
@@ -163,10 +163,10 @@ def build_network(
     n_inputs, n_tasks : int
         Sizes.
     hidden_layer_sizes, head_hidden_layer_sizes, activation, dropout
-        As in the estimators.
+        As in the estimators; ``dropout`` may be one a network of the stack.
     seeds : sequence of (int, int, int)
         For every network of the stack: seeds of the trunk's initial values, the heads' initial
-        values, and the dropout masks (those of the first serve the whole stack).
+        values, and the dropout masks.
     dtype : torch.dtype
         Type of parameters and inputs.
     stack : tuple of int, default=()
@@ -177,7 +177,7 @@ def build_network(
     MultiTaskNetwork
         On the CPU, in training mode.
     """
-    dropout_seed = seeds[0][2]
+    masks = [s[2] for s in seeds]
     spec = TrunkSpec(
         n_inputs=n_inputs,
         n_tasks=n_tasks,
@@ -185,7 +185,7 @@ def build_network(
         activation=activation,
         dropout=dropout,
         draws=Draws([s[0] for s in seeds], stack, dtype),
-        seed=dropout_seed,
+        seed=masks,
     )
     body = trunk.build(spec).to(dtype)
     head_draws = Draws([s[1] for s in seeds], stack, dtype)
@@ -200,7 +200,7 @@ def build_network(
             draws,
             activation=activation,
             dropout=dropout,
-            seed=dropout_seed + 500 + (0 if trunk.private else 10 * g),
+            seed=shifted(masks, 500 + (0 if trunk.private else 10 * g)),
             parallel=n_heads,
             tie=trunk.private,
         )

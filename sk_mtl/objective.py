@@ -110,6 +110,17 @@ class Objective(nn.Module):
         weights: Tensor = self.balance(statistic, None if mass is None else mass > 0)
         return weights if isinstance(self.balance, ConstantWeights) else weights.detach().clone()
 
+    def keep(self, index: Tensor) -> None:
+        """Let all networks of the stack but those of the given indices go."""
+        memory = [self.user_weights, *self.balance.parameters(), *self.balance.buffers()]
+        for tensor in {id(t): t for t in memory}.values():
+            tensor.data = tensor.data.index_select(0, index)
+        for loss in self.losses:
+            for name in loss.stackable:
+                if isinstance(value := getattr(loss, name), Tensor):
+                    setattr(loss, name, value.index_select(0, index))
+        self._known = None
+
     def normalised(self, weights: Tensor, mass: Tensor | None) -> Tensor:
         """Return the weights of L: they add up to one over the tasks present in the batch.
 

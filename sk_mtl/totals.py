@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -58,3 +61,33 @@ class EpochTotals:
         if self._sums is not None:
             new = tuple(a + b for a, b in zip(self._sums, new, strict=True))  # type: ignore[assignment]
         self._sums = new
+
+
+def record(
+    prefix: str,
+    names: Sequence[str],
+    loss: float,
+    means: Sequence[float],
+    used: Sequence[float],
+    n_batches: int,
+) -> dict[str, Any]:
+    """Return what the history says of an epoch.
+
+    Parameters
+    ----------
+    prefix : {"train", "valid"}
+        On which rows.
+    names : sequence of str
+        The tasks.
+    loss : float
+        Their weighted mean loss.
+    means, used : sequence of float
+        Each task's mean loss and mean weight.
+    n_batches : int
+        Number of batches.
+    """
+    seen: dict[str, Any] = {f"{prefix}_loss": loss, f"{prefix}_batch_count": n_batches}
+    seen.update({f"{prefix}_loss_{n}": v for n, v in zip(names, means, strict=True)})
+    if prefix == "train":
+        seen.update({f"weight_{n}": v for n, v in zip(names, used, strict=True)})
+    return seen

@@ -16,10 +16,9 @@ from torch import Tensor
 from sk_mtl._support import Stream
 from sk_mtl.batches import Batches, TaskData
 from sk_mtl.callbacks import StopTraining
-from sk_mtl.gradients import set_gradients, task_jacobian
-from sk_mtl.network import MultiTaskNetwork
 from sk_mtl.objective import encoded_scores
-from sk_mtl.totals import EpochTotals
+from sk_mtl.steps import Penalty, backpropagate
+from sk_mtl.totals import EpochTotals, record
 
 BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 ROWS_AT_ONCE = 8192  # rows evaluated together where no gradient is needed
@@ -155,7 +154,7 @@ class MultiTaskNet(NeuralNet):
         valid = None if valid is None else self.get_dataset(valid)
         self.interrupted_ = self.stopped_by_callback_ = False
         self._hooks = self._batch_hooks()
-        self._penalty = self._penalised()
+        self._penalty: Penalty | None = Penalty(self.module_, self.criterion_, self.decay)
         self._parameters = [p for _, p in self.get_all_learnable_params()]
         self._watched = not all(getattr(c, "reads_history_only", False) for _, c in self.callbacks_)
         self._lowest = {
@@ -234,16 +233,12 @@ class MultiTaskNet(NeuralNet):
         # by the user's weights: those of a step may move, and losses must compare over epochs
         share = self.criterion_.normalised(self.criterion_.user_weights, mass)
         loss = float((means * share).sum())
-        epoch = self.history[-1]
-        epoch[f"{prefix}_loss"] = loss
-        epoch[f"{prefix}_loss_best"] = loss <= self._lowest[prefix]
-        epoch[f"{prefix}_batch_count"] = totals.n_batches
+        seen = record(
+            prefix, self.task_names, loss, means.tolist(), used.tolist(), totals.n_batches
+        )
+        seen[f"{prefix}_loss_best"] = loss <= self._lowest[prefix]
         self._lowest[prefix] = min(loss, self._lowest[prefix])
-        for name, value in zip(self.task_names, means.tolist(), strict=True):
-            epoch[f"{prefix}_loss_{name}"] = value
-        if prefix == "train":
-            for name, value in zip(self.task_names, used.tolist(), strict=True):
-                epoch[f"weight_{name}"] = value
+        self.history[-1].update(seen)
 
     def _record_score(self, batches: list[tuple[Any, Tensor, Tensor | None]]) -> None:
         """Write the mean over tasks of accuracy or R2 on the validation rows to the history."""
@@ -257,14 +252,13 @@ class MultiTaskNet(NeuralNet):
 
     def _train_batch(self, batch: Any, complete: bool) -> tuple[Tensor, Tensor, Tensor | None, Any]:
         """Take one optimiser step; return task losses, weights, mass and outputs."""
-        x, y = batch
         for parameter in self._parameters:
             parameter.grad = None
-        backward = _BACKWARD[self.criterion_.needs]
-        detached, weights, mass, outputs = backward(
-            self.module_, self.criterion_, x["X"], y, x["sample_weight"], complete
+        detached, weights, mass, outputs = backpropagate(
+            self.module_, self.criterion_, batch, complete=complete
         )
-        self._add_penalty()
+        assert self._penalty is not None
+        self._penalty.add()
         if "on_grad_computed" in self._hooks:
             self.notify(
                 "on_grad_computed",
@@ -284,40 +278,6 @@ class MultiTaskNet(NeuralNet):
             outputs, y, x["sample_weight"], complete=complete
         )
         return losses, self.criterion_.user_weights, mass, outputs
-
-    def _add_penalty(self) -> None:
-        """Add the slope of the L2 penalty to the gradients."""
-        for parameter, rate in self._penalty:
-            if parameter.grad is None:
-                continue
-            if isinstance(rate, float):
-                parameter.grad.add_(parameter.data, alpha=rate)
-            else:
-                parameter.grad.addcmul_(parameter.data, rate)
-
-    def _penalised(self) -> list[tuple[torch.nn.Parameter, float | Tensor]]:
-        """Return the weight matrices that the L2 penalty pulls, each with its rate."""
-        if not torch.as_tensor(self.decay).any():
-            return []
-        network: MultiTaskNetwork = self.module_
-        objective = self.criterion_
-        shares = objective.normalised(objective.user_weights, None)  # (*stack, task)
-        decay = torch.as_tensor(self.decay, dtype=shares.dtype, device=shares.device)
-        rates = (decay * shares)[..., None, None]
-        n_stack = shares.dim() - 1
-        pulled: list[tuple[torch.nn.Parameter, float | Tensor]] = [
-            (parameter, rates if objective.private else float(self.decay))
-            for name, parameter in network.trunk.named_parameters()
-            if _is_matrix(name, parameter, n_stack)
-        ]
-        for head in network.heads:
-            in_head = rates.index_select(-3, head.tasks)
-            pulled += [
-                (parameter, in_head)
-                for name, parameter in head.named_parameters()
-                if _is_matrix(name, parameter, n_stack)
-            ]
-        return pulled
 
     # Evaluation ---------------------------------------------------------------------------
 
@@ -342,43 +302,9 @@ class MultiTaskNet(NeuralNet):
 
         The optimiser's memory, twice the size of the weights, stays for ``partial_fit``.
         """
-        self._penalty, self._parameters = [], []
+        self._penalty, self._parameters = None, []
         for epoch in self.history:
             epoch.pop("batches", None)
-
-
-def _by_losses(
-    network: Any, objective: Any, X: Tensor, y: Tensor, weight: Tensor | None, complete: bool
-) -> tuple[Tensor, Tensor, Tensor | None, Any]:
-    """Set gradients where the weights depend on the losses alone: one backward pass."""
-    outputs = network(X)
-    losses, mass = objective.task_losses(outputs, y, weight, complete=complete)
-    detached = losses.detach()
-    weights = objective.weigh(detached, mass)
-    losses.backward(objective.normalised(weights, mass))  # seeds: dL / dL_t
-    return detached, weights, mass, outputs
-
-
-def _by_gradients(
-    network: Any, objective: Any, X: Tensor, y: Tensor, weight: Tensor | None, complete: bool
-) -> tuple[Tensor, Tensor, Tensor | None, Any]:
-    """Set gradients where the weights depend on the tasks' gradients of the shared part."""
-    losses, mass, outputs, jacobian = task_jacobian(
-        network, X, lambda raw: objective.task_losses(raw, y, weight, complete=complete)
-    )
-    statistic = jacobian @ jacobian.mT if objective.needs == "gramian" else jacobian
-    weights = objective.weigh(statistic, mass)
-    share = objective.normalised(weights, mass)
-    set_gradients(network, share @ jacobian, share)
-    return losses, weights, mass, outputs
-
-
-_BACKWARD = {"losses": _by_losses, "gramian": _by_gradients, "jacobian": _by_gradients}
-
-
-def _is_matrix(name: str, parameter: torch.nn.Parameter, n_stack: int) -> bool:
-    """Whether a parameter is the weights of linear layers: no bias, no scale of a norm."""
-    return name.rsplit(".", 1)[-1] != "bias" and parameter.dim() - n_stack >= 2
 
 
 def _evaluate(function: Any, X: Tensor, device: torch.device) -> tuple[Tensor, ...]:

@@ -80,8 +80,8 @@ SHAPES = {  # weight, input
     "parallel layers": ((2, 4, 3), (2, 5, 3)),
     "stack that shares its input": ((2, 4, 3), (5, 3)),
     "stack of parallel layers": ((6, 2, 4, 3), (6, 2, 5, 3)),
-    "stack of parallel layers, one input each": ((6, 2, 4, 3), (6, 1, 5, 3)),
-    "two stack axes": ((2, 3, 2, 4, 3), (2, 5, 3)),
+    "stack of parallel layers, one input each": ((6, 2, 4, 3), (6, 5, 3)),
+    "two stack axes, one input each": ((2, 3, 2, 4, 3), (2, 3, 5, 3)),
 }
 
 
@@ -89,8 +89,10 @@ SHAPES = {  # weight, input
 def test_affine_is_one_linear_layer_per_leading_index(weight, x):
     weight, x = randn(*weight), randn(*x, seed=1)
     bias = randn(*weight.shape[:-1], seed=2)
-    lead = torch.broadcast_shapes(weight.shape[:-2], x.shape[:-2])
     result = affine(x, weight, bias)
+    if 2 < x.dim() < weight.dim():  # what stands after the stack reads the same input
+        x = x.view(*x.shape[:-2], *[1] * (weight.dim() - x.dim()), *x.shape[-2:])
+    lead = torch.broadcast_shapes(weight.shape[:-2], x.shape[:-2])
     weights = weight.expand(*lead, *weight.shape[-2:]).reshape(-1, *weight.shape[-2:])
     biases = bias.expand(*lead, bias.shape[-1]).reshape(-1, bias.shape[-1])
     inputs = x.expand(*lead, *x.shape[-2:]).reshape(-1, *x.shape[-2:])

@@ -24,7 +24,7 @@ def architecture(estimator: Any) -> dict[str, tuple[str, Any]]:
         "dropout": est.dropout,
         "loss": resolve_losses(est.loss, kinds_of(est._tasks), est.task_names_),
     }
-    return {name: (repr(getattr(est, name)), _plain(value)) for name, value in meaning.items()}
+    return {name: (repr(getattr(est, name)), plain(value)) for name, value in meaning.items()}
 
 
 def check_same_architecture(
@@ -50,11 +50,11 @@ def layer_sizes(value: Any, what: str) -> tuple[int, ...]:
     return tuple(int(s) for s in sizes)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return what can be compared: a recipe as its class and parameters, sequences as tuples."""
     if hasattr(value, "get_params"):
         parameters = value.get_params(deep=False)
-        return type(value), {name: _plain(each) for name, each in parameters.items()}
+        return type(value), {name: plain(each) for name, each in parameters.items()}
     if isinstance(value, np.ndarray):
         value = value.tolist()
-    return tuple(_plain(each) for each in value) if isinstance(value, (list, tuple)) else value
+    return tuple(plain(each) for each in value) if isinstance(value, (list, tuple)) else value

@@ -37,6 +37,7 @@ from sk_mtl.estimators._describe import (
     resolve_losses,
     spread_classes,
 )
+from sk_mtl.estimators._run import train
 from sk_mtl.estimators._session import Session
 from sk_mtl.layers import ACTIVATIONS
 from sk_mtl.targets import Targets, read_targets
@@ -127,6 +128,19 @@ class BaseMultiTask(
         ValueError
             If the data, or a parameter in view of the data, are not admissible.
         """
+        train(self._session(X, y, sample_weight, X_val, y_val, sample_weight_val))
+        return self
+
+    def _session(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Session:
+        """Read and encode the data of a ``fit``."""
         continued = self.warm_start and hasattr(self, "net_")
         given = (X, y)
         _check_validation_set(X_val, y_val, sample_weight_val)
@@ -138,8 +152,7 @@ class BaseMultiTask(
             session.add_validation(
                 X_val, targets_val, self._weights(sample_weight_val, len(X_val), X_val.dtype)
             )
-        session.train()
-        return self
+        return session
 
     @undo_on_error
     @fit_context(prefer_skip_nested_validation=True)
@@ -181,9 +194,7 @@ class BaseMultiTask(
         weight = self._begin(
             X, targets, sample_weight, continued=continued, classes=classes, incremental=True
         )
-        Session(
-            self, X, targets, weight, given=given, continued=continued, incremental=True
-        ).train()
+        train(Session(self, X, targets, weight, given=given, continued=continued, incremental=True))
         return self
 
     def _read(self, X: Any, y: Any, *, reset: bool) -> tuple[NDArray[Any], Targets]:
@@ -251,10 +262,14 @@ class BaseMultiTask(
         self.task_types_ = [task.kind for task in self._tasks]
         self.n_tasks_ = len(names)
         self._set_classes()
+        self._draw_seeds()
+        return weight
+
+    def _draw_seeds(self) -> None:
+        """Take a seed for each source of random numbers of a fit."""
         random = check_random_state(self.random_state)
         seeds = spawn_seeds(int(random.randint(2**31 - 1)), 5)
         self._seeds, self._shuffle = seeds[:4], Stream(seeds[4])
-        return weight
 
     def _aligned(self, targets: Targets) -> Targets:
         """Return the columns in the order of the tasks."""

@@ -1,27 +1,20 @@
-"""One training of an estimator: its data on the device, its net, and what is kept of it."""
+"""The data of one training of an estimator, encoded, and the plan of how to train on it."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from skorch.callbacks import Callback
 
-from sk_mtl._support import (
-    has_sklearn_callbacks,
-    open_callback_context,
-    resolve_recipe,
-    warn,
-)
+from sk_mtl._support import resolve_recipe, warn
 from sk_mtl.batches import TaskData
-from sk_mtl.callbacks import EpochReport, SklearnEpochs, TaskStopping
+from sk_mtl.callbacks import TaskStopping
 from sk_mtl.columns import DTYPES, to_tensor
-from sk_mtl.estimators._architecture import architecture, check_same_architecture
+from sk_mtl.estimators._architecture import architecture
 from sk_mtl.estimators._labels import (
     Labels,
     class_factors,
@@ -30,26 +23,49 @@ from sk_mtl.estimators._labels import (
     resolve_task_weights,
     weigh_labels,
 )
-from sk_mtl.estimators._optimizer import (
-    check_finite,
-    hand_over,
-    hand_over_rates,
-    optimizer_arguments,
-)
-from sk_mtl.network import MultiTaskNetwork, build_network, group_tasks
-from sk_mtl.objective import Objective
 from sk_mtl.targets import Targets
 from sk_mtl.tasks import check_numbers
-from sk_mtl.training import MultiTaskNet
 from sk_mtl.trunks import TRUNKS, Trunk
 from sk_mtl.weighting import WEIGHTINGS, Weighting
 
-OWN_CALLBACKS = ("epoch_report", "sklearn_epochs", "task_stopping")
 AUTO_EARLY_STOPPING_ROWS = 10_000  # as in scikit-learn's HistGradientBoosting
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How an estimator is trained, every parameter resolved in view of the data.
+
+    Attributes
+    ----------
+    train, valid : TaskData
+        Training and validation rows; the latter may be None.
+    trunk, weighting : Recipe
+        The parts that were named.
+    shape : dict
+        See :func:`~sk_mtl.estimators._architecture.architecture`.
+    task_weights : Tensor of shape (n_tasks,)
+        The user's, or ones.
+    batch_size : int
+        Rows a batch.
+    decay : float or Tensor of shape (n_tasks,)
+        L2 penalty a batch; one a task, where tasks share nothing.
+    stopping : TaskStopping
+        When training ends.
+    """
+
+    train: TaskData
+    valid: TaskData | None
+    trunk: Trunk
+    weighting: Weighting
+    shape: dict[str, tuple[str, Any]]
+    task_weights: torch.Tensor
+    batch_size: int
+    decay: float | torch.Tensor
+    stopping: TaskStopping
+
+
 class Session:
-    """Train an estimator whose tasks are known.
+    """The data of one training of an estimator whose tasks are known.
 
     Parameters
     ----------
@@ -90,7 +106,15 @@ class Session:
         # The training labels say what is balanced, for the validation rows too.
         self.class_factors = class_factors(self._class_rules(), estimator._tasks, y, weight)
         self.labels = weigh_labels(y, weight, self.class_factors)
+        self.rows = self.labels.useful_rows()
         self.valid: TaskData | None = None
+        self._tables: dict[Any, tuple[TaskData, TaskData | None, NDArray[np.float64]]] = {}
+
+    def sibling(self, estimator: Any) -> Session:
+        """Return a session on the same data for an estimator that encodes them alike."""
+        other = copy.copy(self)
+        other.est = estimator
+        return other
 
     def _class_rules(self) -> list[Any]:
         """Return the rule of class weights of every task."""
@@ -144,40 +168,51 @@ class Session:
             y[:, constant] = np.nan
         return y
 
-    # The run ------------------------------------------------------------------------------
+    # The plan -----------------------------------------------------------------------------
 
-    def train(self) -> None:
-        """Train, and set the estimator's fitted attributes."""
+    def plan(self) -> Plan:
+        """Resolve the parameters; raise where one is not admissible."""
         est = self.est
-        rows = self.labels.useful_rows()
-        if rows is not None and not len(rows):
+        if self.rows is not None and not len(self.rows):
             raise ValueError(
                 "Got no label that counts: all are missing or weigh nothing, expected at least "
                 "one. Leave this batch out."
             )
-        n_rows = len(self.X) if rows is None else len(rows)
-        train_rows, stop_early = rows, self._stops_early(n_rows)
-        if stop_early and self.valid is None:
-            train_rows, valid_rows = self._split(rows)
-            self.valid = self._data(self.X, self.labels, valid_rows)
-        train = self._data(self.X, self.labels, train_rows)
-        network, trunk = self._network()
-        stopping = self._stopping(stop_early)
-        callbacks = self._callbacks(stopping)
-        net = self._net(network, trunk, callbacks, train)
-        net.initialize()
-        if self.continued:
-            net.history.extend(est.net_.history)
-            if self.incremental:
-                hand_over(est.net_, net)
-            hand_over_rates(est.net_, net)
-        est.net_ = net
-        if self.tells_sklearn:
-            self._open_sklearn_callbacks()
-        net.partial_fit(
-            train, None, valid=self.valid, epochs=1 if self.incremental else est.max_iter
+        stop_early = self._stops_early(len(self.X) if self.rows is None else len(self.rows))
+        train, valid, masses = self._split_tables(stop_early)
+        trunk: Trunk = resolve_recipe(est.trunk, TRUNKS, Trunk, "trunk")
+        shape = architecture(est)
+        weighting, weights = self._weighting()
+        batch_size = self._batch_size(len(train))
+        return Plan(
+            train,
+            valid,
+            trunk,
+            weighting,
+            shape,
+            weights,
+            batch_size,
+            self._decay(masses / len(train) * batch_size, private=trunk.private),
+            self._stopping(valid if stop_early else None),
         )
-        self._finish(net, stopping)
+
+    def _split_tables(
+        self, stop_early: bool
+    ) -> tuple[TaskData, TaskData | None, NDArray[np.float64]]:
+        """Return training rows, validation rows, and the weight of every task's labels.
+
+        Estimators that differ in other parameters than those of the split share the tables.
+        """
+        splits = stop_early and self.valid is None
+        key = (self.est._seeds[3], self.est.validation_fraction) if splits else None
+        if key not in self._tables:
+            train_rows, valid = self.rows, self.valid
+            if splits:
+                train_rows, valid_rows = self._split(self.rows)
+                valid = self._data(self.X, self.labels, valid_rows)
+            train = self._data(self.X, self.labels, train_rows)
+            self._tables[key] = train, valid, self._masses(train_rows)
+        return self._tables[key]
 
     def _stops_early(self, n_rows: int) -> bool:
         if self.incremental:
@@ -205,73 +240,24 @@ class Session:
             )
         return np.sort(train), np.sort(valid)
 
-    # The net ------------------------------------------------------------------------------
+    def _masses(self, rows: NDArray[np.intp] | None) -> NDArray[np.float64]:
+        """Return the total weight of every task's training labels."""
+        labels = self.labels
+        if rows is not None:
+            weight = None if labels.weight is None else labels.weight[rows]
+            labels = Labels(labels.y[rows], weight)
+        return labels.masses()
 
-    def _network(self) -> tuple[MultiTaskNetwork, Trunk]:
-        """Return a copy of the network trained so far, or a new one."""
+    def _weighting(self) -> tuple[Weighting, torch.Tensor]:
         est = self.est
-        trunk: Trunk = resolve_recipe(est.trunk, TRUNKS, Trunk, "trunk")
-        shape = architecture(est)
-        if self.continued:
-            check_same_architecture(est._architecture, shape)
-            return copy.deepcopy(est.net_.module_), trunk
-        network = build_network(
-            trunk,
-            group_tasks(est._tasks, est._task_losses),
-            n_inputs=self.X.shape[1],
-            n_tasks=est.n_tasks_,
-            hidden_layer_sizes=shape["hidden_layer_sizes"][1],
-            head_hidden_layer_sizes=shape["head_hidden_layer_sizes"][1],
-            activation=est.activation,
-            dropout=est.dropout,
-            seeds=[tuple(est._seeds[:3])],
-            dtype=torch.from_numpy(np.zeros(0, self.dtype)).dtype,
-        )
-        est._architecture = shape
-        return network, trunk
-
-    def _net(
-        self, network: MultiTaskNetwork, trunk: Trunk, callbacks: list[Any], train: TaskData
-    ) -> MultiTaskNet:
-        """Return the skorch net, not yet initialised."""
-        est = self.est
-        weighting: Weighting = resolve_recipe(
-            est.weighting,
-            WEIGHTINGS,
-            Weighting,
-            "weighting",
-        )
+        weighting: Weighting = resolve_recipe(est.weighting, WEIGHTINGS, Weighting, "weighting")
         if est.task_weights is not None and not weighting.uses_task_weights:
             raise ValueError(
                 f"Got task_weights={est.task_weights!r} with weighting={est.weighting!r}, which "
                 "has no use for them, expected None. Use weighting='static'."
             )
-        weights = torch.from_numpy(
-            resolve_task_weights(est.task_weights, est.task_names_).astype(self.dtype)
-        )
-        objective = Objective(
-            network.groups,
-            est.n_tasks_,
-            weighting.build(weights),
-            weights,
-            needs=weighting.needs,
-            private=trunk.private,
-        )
-        batch_size = self._batch_size(len(train))
-        return MultiTaskNet(
-            network,
-            objective,
-            task_names=est.task_names_,
-            decay=self._decay(train, batch_size, private=trunk.private),
-            shuffle=est._shuffle if est.shuffle else None,
-            device=self.device,
-            lr=est.learning_rate_init,
-            batch_size=batch_size,
-            callbacks=callbacks,
-            verbose=0,
-            train_split=None,
-            **optimizer_arguments(est, self.device),
-        )
+        weights = resolve_task_weights(est.task_weights, est.task_names_).astype(self.dtype)
+        return weighting, torch.from_numpy(weights)
 
     def _batch_size(self, n_rows: int) -> int:
         batch_size: int | str = self.est.batch_size
@@ -284,22 +270,17 @@ class Session:
             )
         return min(batch_size, n_rows)
 
-    def _decay(self, train: TaskData, batch_size: int, *, private: bool) -> float | torch.Tensor:
+    def _decay(self, mass: NDArray[np.float64], *, private: bool) -> float | torch.Tensor:
         """Return the L2 penalty a batch: as in scikit-learn's MLP, over the batch's weight.
 
         Of tasks that share nothing each has its own, as if it were alone.
         """
-        labels = self.labels
-        if train.rows is not None:
-            rows = train.rows.cpu().numpy()
-            weight = None if labels.weight is None else labels.weight[rows]
-            labels = Labels(labels.y[rows], weight)
-        mass = labels.masses() / len(train) * batch_size
         if not private:
             return float(self.est.alpha / mass.mean())
         return torch.from_numpy((self.est.alpha / np.where(mass > 0, mass, 1.0)).astype(self.dtype))
 
-    def _stopping(self, stop_early: bool) -> TaskStopping:
+    def _stopping(self, valid: TaskData | None) -> TaskStopping:
+        """Return when training ends: by these validation rows, or by the training loss."""
         est = self.est
         names = list(est.task_names_)
         if est.stopping_tasks is not None:
@@ -308,127 +289,16 @@ class Session:
                 raise ValueError(
                     "Got stopping_tasks=[], expected at least one task. Pass None to watch all."
                 )
-        if stop_early:
-            assert self.valid is not None
-            labelled = (~self.valid.y.isnan()).any(0).cpu().numpy()
+        if valid is not None:
+            labelled = (~valid.y.isnan()).any(0).cpu().numpy()
             seen = [n for n, has in zip(est.task_names_, labelled, strict=True) if has]
             names = [n for n in names if n in seen] or seen or list(est.task_names_)
         return TaskStopping(
             names,
-            validation=stop_early,
+            validation=valid is not None,
             rule=est.stopping_rule,
             tol=est.tol,
             patience=est.n_iter_no_change,
-        )
-
-    # Callbacks ----------------------------------------------------------------------------
-
-    def _callbacks(self, stopping: TaskStopping) -> list[Any]:
-        """Return copies of the user's callbacks, and ours, which run after them."""
-        est = self.est
-        _check_callbacks(est.callbacks or [])
-        # scikit-learn's callbacks follow a fit from its beginning to its end
-        self.tells_sklearn = not self.incremental and has_sklearn_callbacks(est)
-        self.user_callbacks = copy.deepcopy(list(est.callbacks or []))
-        own: list[Any] = list(self.user_callbacks)
-        if est.verbose:
-            own.append(("epoch_report", EpochReport(est.task_names_)))
-        if self.tells_sklearn:
-            own.append(("sklearn_epochs", SklearnEpochs(self._begin_epoch, self._end_epoch)))
-        own.append(("task_stopping", stopping))
-        return own
-
-    def _open_sklearn_callbacks(self) -> None:
-        """Tell scikit-learn's callbacks that the fit begins."""
-        X, y = self.given
-        self._context = open_callback_context(self.est, self.est.max_iter)
-        self._context.call_on_fit_task_begin(estimator=self.est, X=X, y=y)
-
-    def _begin_epoch(self) -> Any:
-        X, y = self.given
-        context = self._context.subcontext(task_name="epoch")
-        context.call_on_fit_task_begin(estimator=self.est, X=X, y=y)
-        return context
-
-    def _end_epoch(self, context: Any) -> bool:
-        X, y = self.given
-        return bool(
-            context.call_on_fit_task_end(
-                estimator=self.est, X=X, y=y, reconstruction_attributes=self._fitted_so_far
-            )
-        )
-
-    def _fitted_so_far(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self.est).items() if k not in self.est.get_params(deep=False)}
-
-    # Afterwards ---------------------------------------------------------------------------
-
-    def _finish(self, net: MultiTaskNet, stopping: TaskStopping) -> None:
-        """Set the fitted attributes; warn where training ended early or too early."""
-        est = self.est
-        last = "train_loss" if self.valid is None else "valid_score"
-        if len(net.history) and last not in net.history[-1]:
-            del net.history[-1]  # an epoch that was interrupted
-        check_finite(net)
-        net.forget_training_data()
-        net.callbacks = self.user_callbacks
-        net.callbacks_ = [(name, c) for name, c in net.callbacks_ if name not in OWN_CALLBACKS]
-        self._set_curves(list(net.history))
-        est.best_loss_, est.best_iter_ = stopping.best_loss_, stopping.best_epoch_
-        if est.n_iter_ and not stopping.validation:  # also over the calls before this one
-            est.best_loss_ = min(est.loss_curve_)
-            est.best_iter_ = est.loss_curve_.index(est.best_loss_) + 1
-        one_row = net.features(to_tensor(self.X[:1].astype(self.dtype)))
-        est._n_features_transformed = (
-            one_row.size
-        )  # the tasks' side by side, where each has its own
-        if self.tells_sklearn:
-            self._end_epoch(self._context)
-        if net.interrupted_:
-            which = "best" if stopping.validation and est.best_iter_ else "last"
-            warn(
-                f"Training interrupted by user after {est.n_iter_} epochs; the estimator is "
-                f"fitted and keeps the {which} weights so far."
-            )
-        elif est.n_iter_ and not np.isfinite(est.loss_curve_[-1]):
-            warn(
-                f"Training diverged in epoch {est.n_iter_}; the estimator keeps the weights of "
-                f"epoch {est.best_iter_}. Scale X, or lower learning_rate_init.",
-                ConvergenceWarning,
-            )
-        elif not self.incremental and not net.stopped_by_callback_:
-            warn(
-                f"Stochastic Optimizer: Maximum iterations ({est.max_iter}) reached and the "
-                "optimization hasn't converged yet. Raise max_iter, learning_rate_init or tol.",
-                ConvergenceWarning,
-            )
-
-    def _set_curves(self, history: list[Any]) -> None:
-        """Set the losses of all epochs; those of earlier calls are not read once more."""
-        est, start = self.est, self.est.n_iter_ if self.continued else 0
-        new = history[start:]
-        validated = all("valid_loss" in epoch for epoch in new)
-        if not start:
-            validated &= bool(new)
-            est.loss_curve_, est.validation_scores_ = [], []
-            est.task_loss_curves_ = est.validation_task_loss_curves_ = self._curves([], "")
-        est.n_iter_ = len(history)
-        est.loss_curve_ = est.loss_curve_ + [epoch["train_loss"] for epoch in new]
-        est.task_loss_curves_ = np.concatenate(
-            [est.task_loss_curves_, self._curves(new, "train_loss")]
-        )
-        if validated and est.validation_scores_ is not None:
-            est.validation_scores_ = est.validation_scores_ + [e["valid_score"] for e in new]
-            est.validation_task_loss_curves_ = np.concatenate(
-                [est.validation_task_loss_curves_, self._curves(new, "valid_loss")]
-            )
-        else:
-            est.validation_scores_ = est.validation_task_loss_curves_ = None
-
-    def _curves(self, epochs: list[Any], prefix: str) -> NDArray[np.float64]:
-        names = self.est.task_names_
-        return np.array([[e[f"{prefix}_{n}"] for n in names] for e in epochs]).reshape(
-            -1, len(names)
         )
 
 
@@ -449,14 +319,3 @@ def _task_name(task: Any, names: list[str]) -> str:
         f"Got the task {task!r} in stopping_tasks, expected names or indices of {names}. Pass None "
         "to watch all."
     )
-
-
-def _check_callbacks(callbacks: Sequence[Any]) -> None:
-    """Raise where something is no skorch callback, nor a pair of a name and one."""
-    for entry in callbacks:
-        callback = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
-        if not isinstance(callback, Callback):
-            raise TypeError(
-                f"Got {entry!r} in callbacks, expected objects of skorch's callbacks, or pairs of "
-                "a name and one. scikit-learn's own go to set_callbacks."
-            )

@@ -35,6 +35,7 @@ class Focal(LogLoss):
     tensor([0.1733])
     """
 
+    stackable = ("gamma",)
     _parameter_constraints = {"gamma": [Interval(Real, 0, None, closed="left")]}
 
     def __init__(self, gamma: float = 2.0) -> None:

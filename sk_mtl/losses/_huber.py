@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from numbers import Real
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,6 +32,7 @@ class Huber(RegressionLoss):
     tensor([1.5000])
     """
 
+    stackable = ("delta",)
     _parameter_constraints = {"delta": [Interval(Real, 0, None, closed="neither")]}
 
     def __init__(self, delta: float = 1.0) -> None:
@@ -39,4 +41,10 @@ class Huber(RegressionLoss):
     def elementwise(self, raw: Tensor, target: Tensor) -> Tensor:
         """Return r^2 / 2 where |r| < delta, else delta * (|r| - delta / 2)."""
         prediction, target = raw.squeeze(-1), target.expand(raw.shape[:-1])
+        if isinstance(self.delta, Tensor):  # torch's kernel knows one delta only
+            distance = (prediction - target).abs()
+            near = 0.5 * distance.square()
+            return torch.where(
+                distance < self.delta, near, self.delta * (distance - 0.5 * self.delta)
+            )
         return F.huber_loss(prediction, target, reduction="none", delta=self.delta)

@@ -31,6 +31,7 @@ class Quantile(RegressionLoss):
     tensor([1.8000])
     """
 
+    stackable = ("quantile",)
     _parameter_constraints = {"quantile": [Interval(Real, 0, 1, closed="neither")]}
 
     def __init__(self, quantile: float = 0.5) -> None:

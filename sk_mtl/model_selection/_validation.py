@@ -114,7 +114,7 @@ def cross_val_predict(
     X, y = indexable(X, y)
     targets = read_targets(y)
     fit_params, split_params = _route(estimator, cv, groups, dict(params or {}))
-    splits = list(_make_cv(cv, estimator).split(X, y, **split_params))
+    splits = list(make_cv(cv, estimator).split(X, y, **split_params))
     rows = _check_partition([test for _, test in splits], targets.n_samples)
     parallel = Parallel(n_jobs=n_jobs, verbose=verbose, pre_dispatch=pre_dispatch)
     folds = parallel(
@@ -129,7 +129,7 @@ def cross_val_predict(
     return joined if isinstance(predictions[0], (list, tuple)) else joined[0]
 
 
-def _make_cv(cv: Any, estimator: Any) -> Any:
+def make_cv(cv: Any, estimator: Any) -> Any:
     """Return a splitter; a number means folds that allow missing labels."""
     if cv is None or isinstance(cv, (int, np.integer)):
         n_splits = 5 if cv is None else int(cv)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
 from sk_mtl._support import Recipe
-from sk_mtl.layers import Draws, StackedLinear, StackedMLP
+from sk_mtl.layers import Draws, StackedLinear, StackedMLP, shifted
 
 
 @dataclass
@@ -26,34 +27,36 @@ class TrunkSpec:
         Widths of the hidden layers of every perceptron in the trunk.
     activation : str
         Name of the activation.
-    dropout : float
-        Share of units dropped after every hidden layer.
+    dropout : float or sequence of float
+        Share of units dropped after every hidden layer; one for all, or one a stacked network.
     draws : Draws
         Where initial values come from; holds the stack axes.
-    seed : int
-        Seed of the dropout masks.
+    seed : int or sequence of int
+        Seed of the dropout masks; likewise.
     """
 
     n_inputs: int
     n_tasks: int
     hidden_layer_sizes: tuple[int, ...]
     activation: str
-    dropout: float
+    dropout: float | Sequence[float]
     draws: Draws
-    seed: int = 0
+    seed: int | Sequence[int] = 0
+    _n_built: int = 0
 
     def mlp(self, n_inputs: int, *, parallel: int | None = None, tie: bool = False) -> StackedMLP:
         """Return hidden layers as the estimator asks for them, ``parallel`` side by side."""
-        self.seed += 1000  # masks of their own for every perceptron
+        self._n_built += 1
         return StackedMLP(
             n_inputs,
             self.hidden_layer_sizes,
             self.draws,
             activation=self.activation,
             dropout=self.dropout,
-            seed=self.seed,
+            seed=shifted(self.seed, 1000 * self._n_built),  # masks of its own
             parallel=parallel,
             tie=tie,
+            by_rows=parallel is not None and not tie,
         )
 
     def gate(self, n_inputs: int, n_outputs: int, *, parallel: int | None = None) -> StackedLinear:

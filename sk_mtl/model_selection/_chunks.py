@@ -1,0 +1,157 @@
+"""Cut the candidates and folds of a search into stacks, and train these in parallel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import joblib
+import numpy as np
+from joblib.parallel import get_active_backend
+from sklearn.base import clone
+from sklearn.utils.parallel import Parallel, delayed
+
+from sk_mtl.estimators import _stacking as stacking
+from sk_mtl.model_selection._jobs import Chunk, Outcome, open_job, run_chunk
+from sk_mtl.model_selection._scoring import Scoring
+from sk_mtl.model_selection._stage import Data, Stage, last_step, stage_fold, step_params
+
+Params = dict[str, Any]
+
+
+@dataclass
+class Group:
+    """Candidates that can probably be stacked.
+
+    Attributes
+    ----------
+    candidates : list of int
+        Positions.
+    size : int
+        Most networks in one of their stacks.
+    n_bytes : int
+        What one network takes; 0 if it is not known.
+    """
+
+    candidates: list[int]
+    size: int = 1
+    n_bytes: int = 0
+
+
+@dataclass
+class Schedule:
+    """The jobs of a search, and how they are spread.
+
+    Attributes
+    ----------
+    estimator : estimator
+        What is searched.
+    data : Data
+        All rows.
+    folds : list of (ndarray, ndarray)
+        Training and test rows.
+    candidates : list of dict
+        Parameters to try.
+    scoring : Scoring
+        How to score.
+    max_stack : "auto" or int
+        Most networks in a stack.
+    n_jobs : int or None
+        Number of stacks trained at a time.
+    """
+
+    estimator: Any
+    data: Data
+    folds: Sequence[tuple[Any, Any]]
+    candidates: Sequence[Params]
+    scoring: Scoring
+    max_stack: int | str
+    n_jobs: int | None
+    groups: list[Group] = field(default_factory=list)
+    _stages: dict[tuple[int, str], Stage] = field(default_factory=dict)
+
+    def run(self, pre_dispatch: int | str) -> tuple[list[Outcome], bool]:
+        """Return what became of the jobs, and whether the user interrupted them."""
+        self.groups = self._group()
+        backend = get_active_backend()[0]
+        lazily = getattr(backend, "supports_return_generator", False)
+        parallel = Parallel(
+            n_jobs=self.n_jobs,
+            pre_dispatch=pre_dispatch,
+            return_as="generator_unordered" if lazily else "list",
+        )
+        outcomes: list[Outcome] = []
+        try:
+            for part in parallel(delayed(run_chunk)(chunk) for chunk in self._chunks()):
+                outcomes += part
+                if any(outcome.interrupted for outcome in part):
+                    return outcomes, True
+        except KeyboardInterrupt:
+            return outcomes, True
+        return outcomes, False
+
+    def _group(self) -> list[Group]:
+        """Put candidates together that differ in stackable parameters only."""
+        groups: dict[str, Group] = {}
+        for c, params in enumerate(self.candidates):
+            final = last_step(clone(self.estimator).set_params(**clone(params, safe=False)))
+            form = stacking.likely_form(final) if stacking.is_ours(final) else ""
+            groups.setdefault(form, Group([])).candidates.append(c)
+        for group in groups.values():
+            group.size, group.n_bytes = self._measure(group)
+        return list(groups.values())
+
+    def _measure(self, group: Group) -> tuple[int, int]:
+        """Return how many networks of a group to stack, and what one of them takes."""
+        first = group.candidates[0]
+        chunk = self._chunk([(first, 0, self.candidates[first])], 1)
+        job = open_job(chunk, first, 0, self.candidates[first], {})
+        self._stages.update(chunk.stages)
+        if job.error is not None or job.reason:
+            return 1, 0
+        size, n_bytes = stacking.size_of_stacks(job.session, job.plan)
+        return size if self.max_stack == "auto" else int(self.max_stack), n_bytes
+
+    def _chunks(self) -> Iterator[Chunk]:
+        """Yield the jobs fold by fold, in equal parts; each worker gets as many."""
+        n_workers = joblib.effective_n_jobs(self.n_jobs)
+        for group in self.groups:
+            jobs = [
+                (c, f, self.candidates[c]) for f in range(len(self.folds)) for c in group.candidates
+            ]
+            n_parts = -(-len(jobs) // group.size)
+            n_parts = min(-(-n_parts // n_workers) * n_workers, len(jobs))
+            for part in np.array_split(np.arange(len(jobs)), n_parts):
+                yield self._chunk([jobs[i] for i in part], group.size)
+
+    def _chunk(self, jobs: list[tuple[int, int, Params]], max_stack: int) -> Chunk:
+        used = sorted({fold for _, fold, _ in jobs})
+        chunk = Chunk(
+            self.estimator,
+            self.data,
+            {fold: self.folds[fold] for fold in used},
+            jobs,
+            self.scoring,
+            max_stack,
+        )
+        chunk.stages = self._staged(jobs)
+        return chunk
+
+    def _staged(self, jobs: list[tuple[int, int, Params]]) -> dict[tuple[int, str], Stage]:
+        """Return the folds of a pipeline's jobs: its first steps are fitted here, once a fold.
+
+        Rows of a bare estimator are cut where they are needed, which costs less than to send
+        them there.
+        """
+        stages = {}
+        for _, fold, params in jobs:
+            before = step_params(self.estimator, params)
+            place = (fold, joblib.hash(before))
+            if hasattr(self.estimator, "steps") and place not in self._stages:
+                self._stages[place] = stage_fold(
+                    self.estimator, before, self.data, *self.folds[fold]
+                )
+            if place in self._stages:
+                stages[place] = self._stages[place]
+        return stages

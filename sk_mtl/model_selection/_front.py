@@ -1,0 +1,158 @@
+"""What a search tells of its candidates task by task: the front, a choice on it, its networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import clone
+from sklearn.utils import indexable
+from sklearn.utils.validation import check_is_fitted
+
+from sk_mtl.model_selection._jobs import Chunk, Job, Outcome, fit_jobs, open_job, together
+from sk_mtl.model_selection._pareto import closest_to_preference, hypervolume, non_dominated
+from sk_mtl.model_selection._scoring import Scoring
+from sk_mtl.model_selection._stage import Data
+from sk_mtl.tasks import by_task
+
+
+class FrontMixin:
+    """Attributes and methods of a search over tasks that compete."""
+
+    task_names_: list[str]
+    task_scores_: NDArray[np.float64]
+    pareto_front_: NDArray[np.intp]
+
+    def _set_task_scores(
+        self, outcomes: Sequence[Outcome], n_candidates: int, n_folds: int
+    ) -> None:
+        """Set the scores of the tasks on the rows left out, and the front."""
+        names = next((list(o.task_scores) for o in outcomes if o.task_scores), [])
+        scores = np.full((n_candidates, n_folds, len(names)), np.nan)
+        for outcome in outcomes:
+            if outcome.task_scores:
+                scores[outcome.candidate, outcome.fold] = [outcome.task_scores[n] for n in names]
+        self.task_names_ = names
+        self.task_scores_ = scores.mean(axis=1)
+        self.pareto_front_ = (
+            np.flatnonzero(non_dominated(self.task_scores_))
+            if names
+            else (np.zeros(0, dtype=np.intp))
+        )
+
+    def select(self: Any, preference: Mapping[str, float] | ArrayLike) -> int:
+        """Return the candidate of the front that serves a preference over the tasks best.
+
+        Parameters
+        ----------
+        preference : dict or array-like of shape (n_tasks,)
+            How much each task matters, by name (others count 0) or in the order of
+            ``task_names_``; numbers >= 0, of which only the ratios matter.
+
+        Returns
+        -------
+        int
+            Its position in ``cv_results_``; see :func:`closest_to_preference` for the rule.
+
+        Raises
+        ------
+        ValueError
+            If a name is not a task's, or a number is not admissible.
+        """
+        check_is_fitted(self, "task_scores_")
+        wanted: Any = preference
+        if isinstance(preference, Mapping):
+            wanted = by_task(preference, self.task_names_, "preference", default=0.0)
+        return closest_to_preference(self.task_scores_, wanted)
+
+    def hypervolume(self: Any, reference: ArrayLike | None = None) -> float:
+        """Return the volume that the front dominates: one number for a whole search.
+
+        Parameters
+        ----------
+        reference : array-like of shape (n_tasks,), default=None
+            A score a task that counts as worthless. None takes the worst of any candidate; two
+            searches compare only by the same reference.
+
+        Returns
+        -------
+        float
+            See :func:`hypervolume`.
+        """
+        check_is_fitted(self, "task_scores_")
+        if reference is None:
+            reference = np.nanmin(self.task_scores_, axis=0)
+        return hypervolume(self.task_scores_[self.pareto_front_], reference)
+
+    def fit_candidates(
+        self: Any, X: Any, y: Any, candidates: int | Sequence[int] | None = None, **fit_params: Any
+    ) -> list[Any]:
+        """Fit candidates on all rows, as one stack: the estimators of the front's points.
+
+        Parameters
+        ----------
+        X : array-like or frame of shape (n_samples, n_features)
+            Features, as a rule those of the search.
+        y : array-like or frame of shape (n_samples,) or (n_samples, n_tasks)
+            Labels.
+        candidates : int, sequence of int or None, default=None
+            Positions in ``cv_results_``; None for ``pareto_front_``.
+        **fit_params : dict
+            Parameters of the estimator's ``fit``.
+
+        Returns
+        -------
+        list of estimators
+            Fitted clones with the candidates' parameters, in the order of ``candidates``.
+
+        Raises
+        ------
+        ValueError
+            If a position is none of a candidate.
+        """
+        check_is_fitted(self, "task_scores_")
+        positions = self._positions(candidates)
+        X, y = indexable(X, y)
+        rows = np.arange(len(self.cv_results_["params"]) and _n_rows(X))
+        chunk = Chunk(
+            clone(self.estimator),
+            Data(X, y, fit_params, {}),
+            {0: (rows, rows[:1])},
+            [(c, 0, self.cv_results_["params"][c]) for c in positions],
+            Scoring(None, False, "raise", 0),
+            self.search_report_["stack_size"][positions[0]] or 1 if positions else 1,
+        )
+        sessions: dict[Any, Any] = {}
+        jobs = [open_job(chunk, *job, sessions) for job in chunk.jobs]
+        for group in together(jobs, chunk.max_stack):
+            fit_jobs(group)
+        return [_fitted(job) for job in jobs]
+
+    def _positions(self: Any, candidates: int | Sequence[int] | None) -> list[int]:
+        """Return positions of candidates as a list, or raise."""
+        given = self.pareto_front_ if candidates is None else np.atleast_1d(candidates)
+        n = len(self.cv_results_["params"])
+        bad = [c for c in given.tolist() if not (isinstance(c, int) and 0 <= c < n)]
+        if bad:
+            raise ValueError(
+                f"Got candidates {bad}, expected positions from 0 to {n - 1}. Take them from "
+                "pareto_front_ or select()."
+            )
+        return [int(c) for c in given]
+
+
+def _n_rows(X: Any) -> int:
+    return int(X.shape[0] if hasattr(X, "shape") else len(X))
+
+
+def _fitted(job: Job) -> Any:
+    """Return a job's whole estimator, with steps of its own; raise where it failed."""
+    if isinstance(job.error, BaseException):
+        raise job.error
+    if job.error is not None:
+        raise ValueError(f"A step before the estimator failed:\n{job.error}")
+    whole = job.stage.whole(job.estimator)
+    return whole if whole is job.estimator else deepcopy(whole)

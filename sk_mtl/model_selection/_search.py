@@ -1,0 +1,249 @@
+"""Grid and random search whose candidates and folds train as few stacked networks."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.model_selection import (
+    GridSearchCV,
+    ParameterGrid,
+    ParameterSampler,
+    RandomizedSearchCV,
+)
+
+from sk_mtl._support import Interval, StrOptions
+from sk_mtl.model_selection._engine import StackedSearchMixin
+
+_STACKING: dict[str, list[Any]] = {
+    "max_stack": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")]
+}
+
+
+class VectorizedGridSearchCV(StackedSearchMixin, GridSearchCV):
+    """Grid search whose candidates and folds train as few stacked networks.
+
+    To its user it is scikit-learn's ``GridSearchCV``: the same arguments, attributes and methods,
+    and the same scores, since every network starts from the same weights and sees the same
+    batches and dropout masks as it would alone. Candidates that differ in task weights,
+    learning rate, ``alpha``, ``dropout``, ``random_state``, numbers of a loss (``loss__gamma``)
+    or rules of stopping train side by side as one network, with their folds. Others train group
+    by group; what cannot be stacked is fitted one by one, and ``search_report_`` says so.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A multi-task estimator, or a :class:`~sklearn.pipeline.Pipeline` that ends in one. The
+        steps before it are fitted once a fold, not once a candidate. Any other estimator is
+        searched one fit after the other.
+    param_grid : dict or list of dict
+        Names of parameters and the values to try, as in ``GridSearchCV``.
+        :func:`task_weight_grid` lists task weights worth trying.
+    scoring : str, callable, list, tuple or dict, default=None
+        As in ``GridSearchCV``. :func:`sk_mtl.metrics.make_multi_task_scorer` scores every task.
+    n_jobs : int, default=None
+        Number of stacks that joblib trains in parallel; None is 1, -1 all processors. With 1, a
+        stack uses torch's threads.
+    refit : bool, str or callable, default=True
+        As in ``GridSearchCV``. A callable is given ``cv_results_`` and, beside it, the scores of
+        the tasks as ``mean_test_<task>``: ``refit=Knee()`` takes the knee of the front.
+    cv : int, splitter or iterable, default=None
+        As in ``GridSearchCV``. Where labels are missing, which scikit-learn refuses to split, a
+        number stands for the folds of :class:`MultiTaskStratifiedKFold` (for regressors of
+        ``KFold``).
+    verbose : int, default=0
+        Above 0 the number of fits is printed, above 1 a line for every fit.
+    pre_dispatch : int or str, default="2*n_jobs"
+        Number of stacks handed to joblib at a time.
+    error_score : "raise" or number, default=numpy.nan
+        Score of a fit that fails, such as one that diverges. Others in its stack are unharmed.
+    return_train_score : bool, default=False
+        Whether training rows are scored too.
+    max_stack : "auto" or int, default="auto"
+        Most networks in a stack. "auto" measures what one takes and stacks as many as the
+        processor's cache serves well, at least 8; on a GPU as many as fit half its free memory.
+
+    Attributes
+    ----------
+    cv_results_ : dict of arrays
+        As of ``GridSearchCV``. A fit's time is its share of its stack's.
+    best_estimator_, best_score_, best_params_, best_index_, scorer_, n_splits_, refit_time_, \
+multimetric_, classes_, n_features_in_, feature_names_in_
+        As of ``GridSearchCV``.
+    task_names_ : list of str
+        The tasks.
+    task_scores_ : ndarray of shape (n_candidates, n_tasks)
+        Mean score of every task on the rows left out: of ``scoring`` if it names the tasks,
+        otherwise accuracy or R2. NaN where a fold does not define one or its fit failed.
+    pareto_front_ : ndarray of int
+        The candidates that no other surpasses: none is as good in every task and better in one.
+    search_report_ : dict of lists
+        For every candidate whether it was trained ``"stacked"`` or ``"alone"``, the size of its
+        stacks, the bytes that one network takes, and the reason if it was alone.
+
+    See Also
+    --------
+    VectorizedRandomizedSearchCV : Candidates drawn at random.
+    task_weight_grid : Task weights that are spread evenly.
+    Knee : The knee of the front as ``refit=``.
+
+    Notes
+    -----
+    Early stopping, best weights and the clipping of gradients (by skorch's
+    ``GradientNormClipping`` in ``callbacks``) are each network's own; one that is done leaves
+    the stack. Other callbacks, weightings that need gradients, and ``verbose`` of the estimator
+    follow one fit, so such estimators are fitted one by one.
+
+    An interrupt (Ctrl-C) ends the search with what was scored so far; candidates without a score
+    in every fold have NaN. scikit-learn's own callbacks hear of the search's beginning and end.
+
+    Scores equal those of ``GridSearchCV`` to the rounding of the numbers: in double precision
+    about 1e-12, in single precision, where training amplifies rounding, about 1e-3 after many
+    epochs. They are not those of ``GridSearchCV`` with ``random_state=None``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sk_mtl import MultiTaskRegressor, VectorizedGridSearchCV
+    >>> from sk_mtl.model_selection import task_weight_grid
+    >>> X = np.linspace(-1, 1, 80).reshape(-1, 1)
+    >>> Y = np.hstack([np.sin(3 * X), X**2])
+    >>> model = MultiTaskRegressor(hidden_layer_sizes=(8,), max_iter=10, tol=0, random_state=0)
+    >>> grid = {"task_weights": task_weight_grid(2, 3), "learning_rate_init": [0.01, 0.1]}
+    >>> search = VectorizedGridSearchCV(model, grid, cv=4)
+    >>> search = search.fit(X, Y)  # 8 candidates, 4 folds: one stack of 32 networks
+    >>> search.search_report_["stack_size"]
+    [32, 32, 32, 32, 32, 32, 32, 32]
+    >>> search.best_params_["learning_rate_init"]
+    0.1
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **GridSearchCV._parameter_constraints,
+        **_STACKING,
+    }
+
+    def __init__(
+        self,
+        estimator: Any,
+        param_grid: Any,
+        *,
+        scoring: Any = None,
+        n_jobs: int | None = None,
+        refit: Any = True,
+        cv: Any = None,
+        verbose: int = 0,
+        pre_dispatch: int | str = "2*n_jobs",
+        error_score: Any = np.nan,
+        return_train_score: bool = False,
+        max_stack: int | str = "auto",
+    ) -> None:
+        super().__init__(
+            estimator,
+            param_grid,
+            scoring=scoring,
+            n_jobs=n_jobs,
+            refit=refit,
+            cv=cv,
+            verbose=verbose,
+            pre_dispatch=pre_dispatch,
+            error_score=error_score,
+            return_train_score=return_train_score,
+        )
+        self.max_stack = max_stack
+
+    def _candidates(self) -> list[dict[str, Any]]:
+        return list(ParameterGrid(self.param_grid))
+
+
+class VectorizedRandomizedSearchCV(StackedSearchMixin, RandomizedSearchCV):
+    """Random search whose candidates and folds train as few stacked networks.
+
+    To its user it is scikit-learn's ``RandomizedSearchCV``; otherwise as
+    :class:`VectorizedGridSearchCV`, which says more.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A multi-task estimator, or a pipeline that ends in one.
+    param_distributions : dict or list of dict
+        Names of parameters, and values or distributions with a method ``rvs``, as in
+        ``RandomizedSearchCV``. :class:`TaskWeightDistribution` draws task weights.
+    n_iter : int, default=10
+        Number of candidates.
+    scoring, n_jobs, refit, cv, verbose, pre_dispatch, error_score, return_train_score, max_stack
+        As in :class:`VectorizedGridSearchCV`.
+    random_state : int, RandomState instance or None, default=None
+        For the draws of candidates; an estimator's own ``random_state`` is for its training.
+
+    Attributes
+    ----------
+    cv_results_, best_estimator_, best_score_, best_params_, best_index_, scorer_, n_splits_, \
+refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
+        As of ``RandomizedSearchCV``.
+    task_names_, task_scores_, pareto_front_, search_report_
+        As of :class:`VectorizedGridSearchCV`.
+
+    See Also
+    --------
+    VectorizedGridSearchCV : Every combination of values.
+    TaskWeightDistribution : Random task weights.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.stats import loguniform
+    >>> from sk_mtl import MultiTaskRegressor, VectorizedRandomizedSearchCV
+    >>> from sk_mtl.model_selection import TaskWeightDistribution
+    >>> X = np.linspace(-1, 1, 80).reshape(-1, 1)
+    >>> Y = np.hstack([np.sin(3 * X), X**2])
+    >>> model = MultiTaskRegressor(hidden_layer_sizes=(8,), max_iter=10, tol=0, random_state=0)
+    >>> draws = {"task_weights": TaskWeightDistribution(2), "alpha": loguniform(1e-5, 1)}
+    >>> search = VectorizedRandomizedSearchCV(model, draws, n_iter=6, cv=4, random_state=0)
+    >>> search.fit(X, Y).search_report_["trained"]
+    ['stacked', 'stacked', 'stacked', 'stacked', 'stacked', 'stacked']
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **RandomizedSearchCV._parameter_constraints,
+        **_STACKING,
+    }
+
+    def __init__(
+        self,
+        estimator: Any,
+        param_distributions: Any,
+        *,
+        n_iter: int = 10,
+        scoring: Any = None,
+        n_jobs: int | None = None,
+        refit: Any = True,
+        cv: Any = None,
+        verbose: int = 0,
+        pre_dispatch: int | str = "2*n_jobs",
+        random_state: Any = None,
+        error_score: Any = np.nan,
+        return_train_score: bool = False,
+        max_stack: int | str = "auto",
+    ) -> None:
+        super().__init__(
+            estimator,
+            param_distributions,
+            n_iter=n_iter,
+            scoring=scoring,
+            n_jobs=n_jobs,
+            refit=refit,
+            cv=cv,
+            verbose=verbose,
+            pre_dispatch=pre_dispatch,
+            random_state=random_state,
+            error_score=error_score,
+            return_train_score=return_train_score,
+        )
+        self.max_stack = max_stack
+
+    def _candidates(self) -> list[dict[str, Any]]:
+        return list(
+            ParameterSampler(self.param_distributions, self.n_iter, random_state=self.random_state)
+        )

@@ -1,0 +1,417 @@
+"""Train a stack of networks as one, each as it would be trained alone."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sk_mtl._support import Stream
+from sk_mtl.batches import Batches, StackedBatches, TaskData
+from sk_mtl.callbacks import TaskStopping
+from sk_mtl.layers import Dropout
+from sk_mtl.network import MultiTaskNetwork
+from sk_mtl.objective import Objective, encoded_scores
+from sk_mtl.stack import NetworkStack
+from sk_mtl.steps import Penalty, backpropagate
+from sk_mtl.totals import EpochTotals, record
+
+ROWS_AT_ONCE = 8192  # rows, of all networks together, evaluated where no gradient is needed
+SHRINK_BELOW = 0.75  # the share of networks still training at which the others leave the stack
+
+MakeOptimizer = Callable[..., torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What networks read: the rows of a fold in an order.
+
+    Attributes
+    ----------
+    train : TaskData
+        Training rows.
+    valid : TaskData or None
+        Validation rows.
+    shuffle : Stream or None
+        Where permutations of the training rows come from.
+    """
+
+    train: TaskData
+    valid: TaskData | None
+    shuffle: Stream | None
+
+
+@dataclass(frozen=True)
+class Member:
+    """How one network of a stack is trained.
+
+    Attributes
+    ----------
+    source : int
+        The source that it reads.
+    learning_rate : float
+        Its learning rate.
+    max_iter : int
+        Most epochs.
+    stopping : TaskStopping
+        When it ends, and which of its weights are kept.
+    clip : tuple of (float, float) or None
+        Largest norm of its gradient, and the norm's order.
+    """
+
+    source: int
+    learning_rate: float
+    max_iter: int
+    stopping: TaskStopping
+    clip: tuple[float, float] | None = None
+
+
+@dataclass
+class Trained:
+    """What became of one network.
+
+    Attributes
+    ----------
+    history : list of dict
+        What was recorded of its epochs.
+    state : dict of str to Tensor
+        The weights that are kept.
+    shuffle : Stream or None
+        The order of rows, where its training ended.
+    masks : dict of str to Stream
+        The dropout masks of its layers, where its training ended.
+    interrupted : bool
+        Whether the user ended it.
+    """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    state: dict[str, Tensor] = field(default_factory=dict)
+    shuffle: Stream | None = None
+    masks: dict[str, Stream] = field(default_factory=dict)
+    interrupted: bool = False
+
+    def load_into(self, network: MultiTaskNetwork) -> None:
+        """Give the weights and the streams of masks to a network of its own."""
+        alone = dict(network.named_parameters()) | dict(network.named_buffers())
+        for name, value in self.state.items():
+            alone[name].data.copy_(value)
+        for name, module in network.named_modules():
+            if isinstance(module, Dropout):
+                module.streams = [self.masks[name]]
+
+
+class StackedTraining:
+    """Train the networks of a stack in lockstep.
+
+    A network that is done has its weights taken; when few are left, the others leave the stack.
+    Without an effect on any other, one may diverge.
+
+    Parameters
+    ----------
+    network, template : MultiTaskNetwork
+        The stack, and one network alone; see :class:`NetworkStack`.
+    objective : Objective
+        What each minimises.
+    sources : sequence of Source
+        Of equally many rows.
+    members : sequence of Member
+        One a network, in the order of the stack.
+    task_names : sequence of str
+        For the history.
+    batch_size : int
+        Rows a batch.
+    decay : Tensor of shape (n_networks,) or (n_networks, n_tasks)
+        L2 penalty a batch.
+    make_optimizer : callable
+        Parameters, and ``lr``, to an optimiser whose step is the learning rate times a direction
+        that does not depend on the parameters.
+    """
+
+    def __init__(
+        self,
+        network: MultiTaskNetwork,
+        template: MultiTaskNetwork,
+        objective: Objective,
+        sources: Sequence[Source],
+        members: Sequence[Member],
+        *,
+        task_names: Sequence[str],
+        batch_size: int,
+        decay: Tensor,
+        make_optimizer: MakeOptimizer,
+    ) -> None:
+        self.network, self.objective = network, objective
+        self.sources, self.members = list(sources), list(members)
+        self.task_names, self.batch_size = list(task_names), batch_size
+        self.decay = decay
+        self.stack = NetworkStack(network, template, len(members), sources[0].train.X[:3])
+        self.active = list(range(len(members)))  # who stands where in the stack
+        self.epoch = 0
+        self.trained = [Trained() for _ in members]
+        self._done = [False] * len(members)
+        self._lowest = {"train": [torch.inf] * len(members), "valid": [torch.inf] * len(members)}
+        rates = [member.learning_rate for member in members]
+        self.steps = MemberSteps(list(network.parameters()), rates, make_optimizer)
+        self._best = self.stack.copy() if sources[0].valid is not None else None
+        self._enter()
+
+    def run(self) -> list[Trained]:
+        """Train all to their ends; a KeyboardInterrupt ends them all where they stand."""
+        for member in self.members:
+            member.stopping.begin()
+        try:
+            while self.active:
+                self._run_epoch()
+                self._close_epoch()
+        except KeyboardInterrupt:
+            waiting = [i for i in self.active if not self._done[i]]
+            self._take(waiting)
+            for i in waiting:
+                self.trained[i].interrupted = True
+        return self.trained
+
+    # One epoch ----------------------------------------------------------------------------
+
+    def _enter(self) -> None:
+        """Set up what depends on who is in the stack."""
+        device = self.decay.device
+        used = sorted({self.members[i].source for i in self.active})
+        of = torch.tensor([used.index(self.members[i].source) for i in self.active], device=device)
+        chosen = [self.sources[s] for s in used]
+        self._train = StackedBatches(
+            [Batches(s.train, self.batch_size, s.shuffle) for s in chosen], of
+        )
+        self._valid = None
+        if self._best is not None:
+            rows = max(self.batch_size, ROWS_AT_ONCE // len(self.active))
+            valid = [s.valid for s in chosen if s.valid is not None]
+            self._valid = StackedBatches([Batches(v, rows) for v in valid], of)
+        self.penalty = Penalty(self.network, self.objective, self.decay)
+        self.clipping = Clipping([self.members[i].clip for i in self.active], device)
+
+    def _run_epoch(self) -> None:
+        """Train for one epoch, validate, and record both."""
+        start = time.perf_counter()
+        self.epoch += 1
+        entries: list[dict[str, Any]] = [{"epoch": self.epoch} for _ in self.active]
+        parameters = list(self.network.parameters())
+        self._set_mode(training=True)
+        totals = EpochTotals()
+        for batch in self._train:
+            for parameter in parameters:
+                parameter.grad = None
+            losses, weights, mass, _ = backpropagate(
+                self.network, self.objective, batch, complete=self._train.complete
+            )
+            self.penalty.add()
+            self.clipping.apply(parameters)
+            self.steps.step()
+            totals.add(losses, batch[1].shape[-2] if mass is None else mass, weights)
+        self._record(entries, "train", totals)
+        if self._valid is not None:
+            self._validate(entries, self._valid)
+        seconds = time.perf_counter() - start
+        for i, entry in zip(self.active, entries, strict=True):
+            if not self._done[i]:
+                self.trained[i].history.append({**entry, "dur": seconds})
+
+    def _set_mode(self, *, training: bool) -> None:
+        self.network.train(training)
+        self.objective.train(training)
+
+    @torch.no_grad()
+    def _validate(self, entries: list[dict[str, Any]], batches: StackedBatches) -> None:
+        self._set_mode(training=False)
+        totals, outputs, targets = EpochTotals(), [], []
+        weights: list[Tensor] = []
+        used = self.objective.user_weights
+        for inputs, y in batches:
+            assert inputs["X"] is not None
+            raw, weight = self.network(inputs["X"]), inputs["sample_weight"]
+            losses, mass = self.objective.task_losses(raw, y, weight, complete=batches.complete)
+            totals.add(losses, y.shape[-2] if mass is None else mass, used)
+            outputs.append(raw)
+            targets.append(y)
+            if weight is not None:
+                weights.append(weight)
+        self._record(entries, "valid", totals)
+        whole = [torch.cat(part, dim=-2) for part in zip(*outputs, strict=True)]
+        whole_weight = torch.cat(weights, dim=-2) if weights else None
+        y = torch.cat(targets, dim=-2)
+        scores = encoded_scores(self.network.groups, whole, y, whole_weight).nanmean(-1)
+        for entry, score in zip(entries, scores.tolist(), strict=True):
+            entry["valid_score"] = score
+
+    def _record(self, entries: list[dict[str, Any]], prefix: str, totals: EpochTotals) -> None:
+        """Add the losses of an epoch to the entries of all networks."""
+        means, mass, used = totals.means()
+        share = self.objective.normalised(self.objective.user_weights, mass)
+        losses = (means * share).sum(-1)
+        rows = zip(losses.tolist(), means.tolist(), used.tolist(), strict=True)
+        lowest = self._lowest[prefix]
+        for i, entry, (loss, mean, weight) in zip(self.active, entries, rows, strict=True):
+            entry |= record(prefix, self.task_names, loss, mean, weight, totals.n_batches)
+            entry[f"{prefix}_loss_best"] = loss <= lowest[i]
+            lowest[i] = min(loss, lowest[i])
+
+    # Afterwards ---------------------------------------------------------------------------
+
+    def _close_epoch(self) -> None:
+        """Keep the best weights; take those of the networks that are done; let these go."""
+        improved, done = [], []
+        for place, i in enumerate(self.active):
+            if self._done[i]:
+                continue
+            member, history = self.members[i], self.trained[i].history
+            if member.stopping.watch(history[-1], len(history)):
+                improved.append(place)
+            if member.stopping.stopped_ or len(history) >= member.max_iter:
+                done.append(i)
+        if self._best is not None and improved:
+            self.stack.copy_into(self._best, self._index(improved))
+        self._take(done)
+        left = [place for place, i in enumerate(self.active) if not self._done[i]]
+        if len(left) <= SHRINK_BELOW * len(self.active):
+            self._shrink(left)
+
+    def _take(self, networks: Sequence[int]) -> None:
+        """Take the weights that are kept of networks that are done."""
+        kept = self.stack.tensors if self._best is None else self._best
+        for i in networks:
+            place = self.active.index(i)
+            source, trained = self.sources[self.members[i].source], self.trained[i]
+            trained.state = {name: t[place].detach().clone() for name, t in kept.items()}
+            trained.shuffle = copy.deepcopy(source.shuffle)
+            trained.masks = self.stack.masks_of(place)
+            self._done[i] = True
+
+    def _shrink(self, places: Sequence[int]) -> None:
+        """Go on with the networks at these places only."""
+        self.active = [self.active[place] for place in places]
+        if not self.active:
+            return
+        index = self._index(places)
+        self.stack.keep(index)
+        self.objective.keep(index)
+        self.steps.keep(index)
+        self.decay = self.decay.index_select(0, index)
+        if self._best is not None:
+            self._best = {name: t.index_select(0, index) for name, t in self._best.items()}
+        self._enter()
+
+    def _index(self, places: Sequence[int]) -> Tensor:
+        return torch.tensor(places, device=self.decay.device)
+
+
+class MemberSteps:
+    """Steps of an optimiser whose learning rate differs from network to network.
+
+    Where it does, the optimiser moves a shadow of the parameters from zero at a learning rate of
+    one, and each network follows at its own: so any optimiser of torch serves whose step is
+    linear in the rate.
+
+    Parameters
+    ----------
+    parameters : list of Parameter
+        Of the stack.
+    rates : sequence of float
+        Learning rate of each network.
+    make_optimizer : callable
+        See :class:`StackedTraining`.
+    """
+
+    def __init__(
+        self,
+        parameters: list[torch.nn.Parameter],
+        rates: Sequence[float],
+        make_optimizer: MakeOptimizer,
+    ) -> None:
+        self.parameters = parameters
+        self.rates: Tensor | None = None
+        self.moved: list[Tensor] = list(parameters)
+        rate = rates[0]
+        if len(set(rates)) > 1:
+            self.rates = torch.tensor(rates, dtype=torch.float64, device=parameters[0].device)
+            self.moved = [torch.zeros_like(p, requires_grad=False) for p in parameters]
+            rate = 1.0
+        self.optimizer = make_optimizer(self.moved, lr=rate)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take one step."""
+        if self.rates is None:
+            self.optimizer.step()
+            return
+        for shadow, parameter in zip(self.moved, self.parameters, strict=True):
+            shadow.grad = parameter.grad
+        self.optimizer.step()
+        for shadow, parameter in zip(self.moved, self.parameters, strict=True):
+            rates = self.rates.to(shadow.dtype).view(-1, *[1] * (shadow.dim() - 1))
+            parameter.addcmul_(shadow, rates)
+            shadow.zero_()
+
+    def keep(self, index: Tensor) -> None:
+        """Let all networks but those of the given indices go."""
+        if self.rates is not None:
+            self.rates = self.rates.index_select(0, index)
+            for shadow in self.moved:
+                shadow.grad = None
+                shadow.data = shadow.data.index_select(0, index)
+        for state in self.optimizer.state.values():
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.dim():
+                    state[name] = value.index_select(0, index)
+
+
+class Clipping:
+    """Bounds on the norm of each network's gradient, as torch's ``clip_grad_norm_``.
+
+    Parameters
+    ----------
+    bounds : sequence of (float, float) or None
+        Largest norm and the norm's order, a network.
+    device : torch.device
+        Where the gradients lie.
+    """
+
+    def __init__(self, bounds: Sequence[tuple[float, float] | None], device: torch.device) -> None:
+        given = {b for b in bounds if b is not None}
+        self.order = next(iter(given))[1] if given else None
+        largest = [torch.inf if b is None else b[0] for b in bounds]
+        self.largest = torch.tensor(largest, dtype=torch.float64, device=device)
+
+    def apply(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Scale the gradients of networks whose norm is larger than their bound."""
+        if self.order is None:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norms = [torch.linalg.vector_norm(g.flatten(1), self.order, dim=1) for g in gradients]
+        norm = torch.linalg.vector_norm(torch.stack(norms), self.order, dim=0)
+        factor = (self.largest / (norm + 1e-6)).clamp(max=1.0).to(norm.dtype)
+        for gradient in gradients:
+            gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
+
+
+def working_set(network: MultiTaskNetwork, objective: Objective, batch: Any) -> int:
+    """Return the bytes that a step of one network touches: measured by taking its gradients.
+
+    Weights, gradients, two moments of the optimiser, and what the forward pass keeps.
+    """
+    own = {p.data_ptr(): p.numel() * p.element_size() for p in network.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    shared = {t.untyped_storage().data_ptr() for t in (batch[0]["X"], batch[1])}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        backpropagate(network, objective, batch, complete=False)
+    activations = sum(n for where, n in kept.items() if where not in own and where not in shared)
+    return 4 * sum(own.values()) + activations

@@ -1,0 +1,122 @@
+"""The gradients of one batch: of the task losses, and of the L2 penalty."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sk_mtl.gradients import set_gradients, task_jacobian
+from sk_mtl.network import MultiTaskNetwork
+from sk_mtl.objective import Objective
+
+
+def backpropagate(
+    network: MultiTaskNetwork, objective: Objective, batch: Any, *, complete: bool
+) -> tuple[Tensor, Tensor, Tensor | None, Any]:
+    """Set the gradients of a batch, by the way that the weighting needs.
+
+    Parameters
+    ----------
+    network : MultiTaskNetwork
+        One network, or a stack where the weighting needs no more than losses.
+    objective : Objective
+        What is minimised.
+    batch : tuple of (dict, Tensor)
+        As :meth:`~sk_mtl.batches.TaskData.select` returns it.
+    complete : bool
+        Whether no label is missing.
+
+    Returns
+    -------
+    losses, weights : Tensor of shape (*stack, n_tasks)
+        Detached.
+    mass : Tensor or None
+        See :meth:`Objective.task_losses`.
+    outputs : tuple of Tensor
+        Raw outputs.
+    """
+    inputs, y = batch
+    way = _by_losses if objective.needs == "losses" else _by_gradients
+    return way(network, objective, inputs["X"], y, inputs["sample_weight"], complete)
+
+
+def _by_losses(
+    network: Any, objective: Any, X: Tensor, y: Tensor, weight: Tensor | None, complete: bool
+) -> tuple[Tensor, Tensor, Tensor | None, Any]:
+    """Set gradients where the weights depend on the losses alone: one backward pass."""
+    outputs = network(X)
+    losses, mass = objective.task_losses(outputs, y, weight, complete=complete)
+    detached = losses.detach()
+    weights = objective.weigh(detached, mass)
+    losses.backward(objective.normalised(weights, mass))  # seeds: dL / dL_t
+    return detached, weights, mass, outputs
+
+
+def _by_gradients(
+    network: Any, objective: Any, X: Tensor, y: Tensor, weight: Tensor | None, complete: bool
+) -> tuple[Tensor, Tensor, Tensor | None, Any]:
+    """Set gradients where the weights depend on the tasks' gradients of the shared part."""
+    losses, mass, outputs, jacobian = task_jacobian(
+        network, X, lambda raw: objective.task_losses(raw, y, weight, complete=complete)
+    )
+    statistic = jacobian @ jacobian.mT if objective.needs == "gramian" else jacobian
+    weights = objective.weigh(statistic, mass)
+    share = objective.normalised(weights, mass)
+    set_gradients(network, share @ jacobian, share)
+    return losses, weights, mass, outputs
+
+
+class Penalty:
+    """The L2 penalty on the weights of linear layers; biases and scales of norms are left alone.
+
+    Parameters
+    ----------
+    network : MultiTaskNetwork
+        One network or a stack.
+    objective : Objective
+        A task's own layers are penalised in proportion to its share of the user's weights.
+    decay : float, or Tensor of shape (*stack,) or (*stack, n_tasks)
+        Penalty a batch; one a task, where tasks share nothing.
+    """
+
+    def __init__(
+        self, network: MultiTaskNetwork, objective: Objective, decay: float | Tensor
+    ) -> None:
+        self._pulled: list[tuple[nn.Parameter, float | Tensor]] = []
+        shares = objective.normalised(objective.user_weights, None)  # (*stack, task)
+        rates = torch.as_tensor(decay, dtype=shares.dtype, device=shares.device)
+        if not rates.any():
+            return
+        n_stack = shares.dim() - 1
+        a_task = (rates if rates.dim() > n_stack else rates.unsqueeze(-1)) * shares
+        a_layer = a_task[..., None, None]  # (*stack, task, 1, 1)
+        for name, parameter in network.trunk.named_parameters():
+            if not _is_matrix(name, parameter, n_stack):
+                continue
+            rate: float | Tensor = a_layer
+            if not objective.private:
+                rate = rates.view(*rates.shape, *[1] * (parameter.dim() - n_stack))
+                rate = rate if rates.dim() else float(rates)
+            self._pulled.append((parameter, rate))
+        for head in network.heads:
+            in_head = a_layer.index_select(-3, head.tasks)  # type: ignore[arg-type]
+            for name, parameter in head.named_parameters():
+                if _is_matrix(name, parameter, n_stack):
+                    self._pulled.append((parameter, in_head))
+
+    def add(self) -> None:
+        """Add its slope to the gradients."""
+        for parameter, rate in self._pulled:
+            if parameter.grad is None:
+                continue
+            if isinstance(rate, float):
+                parameter.grad.add_(parameter.data, alpha=rate)
+            else:
+                parameter.grad.addcmul_(parameter.data, rate)
+
+
+def _is_matrix(name: str, parameter: nn.Parameter, n_stack: int) -> bool:
+    """Whether a parameter is the weights of linear layers: no bias, no scale of a norm."""
+    return name.rsplit(".", 1)[-1] != "bias" and parameter.dim() - n_stack >= 2
