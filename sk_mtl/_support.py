@@ -54,6 +54,7 @@ __all__ = [
     "has_sklearn_callbacks",
     "insert_error_scores",
     "is_sklearn_scorer",
+    "keep_freed_memory",
     "open_callback_context",
     "passes_through",
     "report_failed_fits",
@@ -170,6 +171,17 @@ def has_sklearn_callbacks(estimator: Any) -> bool:
 def open_callback_context(estimator: Any, max_subtasks: int) -> Any:
     """Return the context in which scikit-learn's callbacks follow a fit of so many epochs."""
     return estimator._init_callback_context(max_subtasks=max_subtasks)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what a step frees for the next step, where it is glibc.
+
+    A block larger than any it has freed so far comes from the system, in pages that are faulted
+    in one by one, and goes back there: for tensors of half a megabyte that costs as much as the
+    arithmetic. To free a large block once, which is never touched, raises both thresholds
+    (mallopt(3), M_MMAP_THRESHOLD), up to 32 MiB for a block.
+    """
+    del [torch.empty(31 * 2**20, dtype=torch.uint8)][:]
 
 
 def passes_through(scorer: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sk_mtl._support import Stream
+from sk_mtl._support import Stream, keep_freed_memory
 from sk_mtl.batches import Batches, StackedBatches, TaskData
 from sk_mtl.callbacks import TaskStopping
 from sk_mtl.layers import Dropout
@@ -164,6 +164,7 @@ class StackedTraining:
         """Train all to their ends; a KeyboardInterrupt ends them all where they stand."""
         for member in self.members:
             member.stopping.begin()
+        keep_freed_memory()
         try:
             while self.active:
                 self._run_epoch()

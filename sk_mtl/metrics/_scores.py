@@ -288,6 +288,8 @@ def _score(
 ) -> float:
     """Return one task's score."""
     kind = KINDS[sample.classes is None]
+    if metric is None and len(sample.labels) > 1:
+        return _default_score(view.predict(np.flatnonzero(sample.labelled)), sample)
     scorer = scorer_of_task(
         choose_metric(metric, sample.task, kind), sample.task, kind, sample.classes
     )
@@ -311,3 +313,21 @@ def _score(
             "(sk_mtl.model_selection.MultiTaskStratifiedKFold), or undefined='nan' or a number."
         )
     return float("nan") if undefined == "nan" else float(undefined)
+
+
+def _default_score(predicted: NDArray[Any], sample: _Sample) -> float:
+    """Return accuracy or R2: scikit-learn's, without its checks of what was checked before.
+
+    A search over hundreds of small networks would otherwise spend more time on these checks than
+    on the predictions.
+    """
+    weights = sample.weights
+    if sample.classes is not None:
+        return float(np.average(predicted == sample.labels, weights=weights))
+    y = sample.labels[:, np.newaxis]
+    w = 1.0 if weights is None else weights[:, np.newaxis]
+    residual = float((w * (y - predicted[:, np.newaxis]) ** 2).sum())
+    spread = float((w * (y - np.average(y, axis=0, weights=weights)) ** 2).sum())
+    if spread == 0.0:
+        return float(residual == 0.0)
+    return 1.0 - residual / spread

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.utils import indexable
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from sk_mtl.model_selection._jobs import Chunk, Job, Outcome, fit_jobs, open_job, together
 from sk_mtl.model_selection._pareto import closest_to_preference, hypervolume, non_dominated
@@ -116,14 +116,14 @@ class FrontMixin:
         check_is_fitted(self, "task_scores_")
         positions = self._positions(candidates)
         X, y = indexable(X, y)
-        rows = np.arange(len(self.cv_results_["params"]) and _n_rows(X))
+        rows = np.arange(_num_samples(X))
         chunk = Chunk(
             clone(self.estimator),
             Data(X, y, fit_params, {}),
             {0: (rows, rows[:1])},
             [(c, 0, self.cv_results_["params"][c]) for c in positions],
             Scoring(None, False, "raise", 0),
-            self.search_report_["stack_size"][positions[0]] or 1 if positions else 1,
+            max([self.search_report_["stack_size"][c] for c in positions], default=1),
         )
         sessions: dict[Any, Any] = {}
         jobs = [open_job(chunk, *job, sessions) for job in chunk.jobs]
@@ -142,10 +142,6 @@ class FrontMixin:
                 "pareto_front_ or select()."
             )
         return [int(c) for c in given]
-
-
-def _n_rows(X: Any) -> int:
-    return int(X.shape[0] if hasattr(X, "shape") else len(X))
 
 
 def _fitted(job: Job) -> Any:
