@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.metrics._scorer import _BaseScorer, _PassthroughScorer
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.model_selection._search_successive_halving import HalvingGridSearchCV
 from sklearn.model_selection._validation import (
     _insert_error_scores,
     _score,
@@ -39,7 +41,9 @@ except ImportError:  # older scikit-learn has no callbacks of its own
 
 
 __all__ = [
+    "BaseSearchCV",
     "CallbackSupportMixin",
+    "HalvingGridSearchCV",
     "HasMethods",
     "InferredTaskTypesWarning",
     "Interval",
@@ -51,6 +55,7 @@ __all__ = [
     "check_method_params",
     "did_you_mean",
     "fit_context",
+    "has_callback_contexts",
     "has_sklearn_callbacks",
     "insert_error_scores",
     "is_sklearn_scorer",
@@ -140,9 +145,10 @@ def stack_recipes(
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line of the user's code, past our frames and scikit-learn's."""
+    """Warn at the line of the user's code, past our frames, scikit-learn's and joblib's."""
     level, frame = 1, sys._getframe()
-    while frame is not None and frame.f_globals["__name__"].startswith(("sk_mtl", "sklearn")):
+    ours = ("sk_mtl", "sklearn", "joblib")
+    while frame is not None and frame.f_globals["__name__"].startswith(ours):
         level, frame = level + 1, frame.f_back  # type: ignore[assignment]
     warnings.warn(message, category, stacklevel=level)
 
@@ -166,6 +172,11 @@ def undo_on_error(method: Callable[..., Any]) -> Callable[..., Any]:
 def has_sklearn_callbacks(estimator: Any) -> bool:
     """Whether callbacks of scikit-learn's own were set on the estimator."""
     return bool(getattr(estimator, "_skl_callbacks", None))
+
+
+def has_callback_contexts(estimator: Any) -> bool:
+    """Whether this scikit-learn hands contexts of callbacks around, callbacks or none."""
+    return hasattr(estimator, "_init_callback_context")
 
 
 def open_callback_context(estimator: Any, max_subtasks: int) -> Any:

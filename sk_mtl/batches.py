@@ -66,6 +66,10 @@ class TaskData(Dataset[Any]):
         weight = None if self._weight is None else _take(self._weight, rows)
         return {"X": _take(self._X, rows), "sample_weight": weight}, _take(self._y, rows)
 
+    def subset(self, rows: Tensor | None) -> TaskData:
+        """Return a set of some rows of the same tables."""
+        return TaskData(self._X, self._y, self._weight, rows)
+
     def to(self, device: torch.device) -> TaskData:
         """Return the same data on a device."""
         if self._X.device == device:
@@ -102,17 +106,21 @@ class Batches:
         return -(-len(self.data) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[dict[str, Tensor | None], Tensor]]:
+        order = self.order()
+        if order is None:
+            yield from self._in_order(len(self.data))
+            return
+        for batch in order.split(self.batch_size):
+            yield self.data.select(batch)
+
+    def order(self) -> Tensor | None:
+        """Draw the order in which the rows of X are read once; None for the order they are in."""
         data, n_rows = self.data, len(self.data)
         if self.shuffle is None or n_rows <= self.batch_size:
-            yield from self._in_order(n_rows)
-            return
+            return None
         # On the CPU and then moved, so that every device sees the same batches.
-        order = torch.randperm(n_rows, generator=self.shuffle.generator())
-        rows = order.to(data._X.device)
-        if data.rows is not None:
-            rows = data.rows[rows]
-        for batch in rows.split(self.batch_size):
-            yield data.select(batch)
+        rows = torch.randperm(n_rows, generator=self.shuffle.generator()).to(data._X.device)
+        return rows if data.rows is None else data.rows[rows]
 
     def _in_order(self, n_rows: int) -> Iterator[tuple[dict[str, Tensor | None], Tensor]]:
         """Yield slices, which are views of the data where no row was left out."""
@@ -127,26 +135,58 @@ class StackedBatches:
     ----------
     sources : sequence of Batches
         Of equally many rows and equal batch sizes. The networks of one source share its batches.
-    of : Tensor of int of shape (n_networks,)
-        Which source each network reads, on the device of the data.
+    of : sequence of int
+        Which source each network reads.
     """
 
-    def __init__(self, sources: Sequence[Batches], of: Tensor) -> None:
-        self.sources, self.of = list(sources), of
-        self.complete = all(source.data.complete for source in self.sources)
+    def __init__(self, sources: Sequence[Batches], of: Sequence[int]) -> None:
+        self.complete = all(source.data.complete for source in sources)
+        # Sources that read the same table, each in its own order, are read in one go.
+        tables: dict[int, list[int]] = {}
+        for place, source in enumerate(sources):
+            tables.setdefault(id(source.data._X), []).append(place)
+        self.tables = [[sources[place] for place in places] for places in tables.values()]
+        stacked = [place for places in tables.values() for place in places]
+        order = [stacked.index(place) for place in of]
+        self._as_stacked = order == list(range(len(stacked)))
+        self.of = torch.tensor(order, device=sources[0].data._X.device)
 
     def __iter__(self) -> Iterator[tuple[dict[str, Tensor | None], Tensor]]:
-        if len(self.sources) == 1:  # without a stack axis: the table of all networks
-            yield from self.sources[0]
+        first = self.tables[0][0]
+        if sum(map(len, self.tables)) == 1:  # without a stack axis: the table of all networks
+            yield from first
             return
-        for parts in zip(*self.sources, strict=True):
+        orders = [torch.stack([_rows(source) for source in table]) for table in self.tables]
+        for start in range(0, len(first.data), first.batch_size):
+            parts = [
+                _stacked(table[0].data, order[:, start : start + first.batch_size])
+                for table, order in zip(self.tables, orders, strict=True)
+            ]
             inputs, targets = zip(*parts, strict=True)
-            batch = {key: self._stacked([i[key] for i in inputs]) for key in inputs[0]}
-            y = self._stacked(list(targets))
+            batch = {key: self._spread([i[key] for i in inputs]) for key in inputs[0]}
+            y = self._spread(list(targets))
             assert y is not None
             yield batch, y
 
-    def _stacked(self, parts: list[Tensor | None]) -> Tensor | None:
+    def _spread(self, parts: list[Tensor | None]) -> Tensor | None:
         """Return every network's part, ``(n_networks, batch, ...)``."""
         tensors = [part for part in parts if part is not None]
-        return torch.stack(tensors).index_select(0, self.of) if tensors else None
+        if not tensors:
+            return None
+        whole = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+        return whole if self._as_stacked else whole.index_select(0, self.of)
+
+
+def _rows(source: Batches) -> Tensor:
+    """Return the rows of X in the order in which they are read this time."""
+    order, data = source.order(), source.data
+    if order is not None:
+        return order
+    return torch.arange(len(data), device=data._X.device) if data.rows is None else data.rows
+
+
+def _stacked(data: TaskData, rows: Tensor) -> tuple[dict[str, Tensor | None], Tensor]:
+    """Return the batch of rows ``(n_sources, batch)``, its tensors with these axes in front."""
+    inputs, y = data.select(rows.reshape(-1))
+    split = {k: None if v is None else v.view(*rows.shape, -1) for k, v in inputs.items()}
+    return split, y.view(*rows.shape, -1)

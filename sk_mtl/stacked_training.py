@@ -182,7 +182,7 @@ class StackedTraining:
         """Set up what depends on who is in the stack."""
         device = self.decay.device
         used = sorted({self.members[i].source for i in self.active})
-        of = torch.tensor([used.index(self.members[i].source) for i in self.active], device=device)
+        of = [used.index(self.members[i].source) for i in self.active]
         chosen = [self.sources[s] for s in used]
         self._train = StackedBatches(
             [Batches(s.train, self.batch_size, s.shuffle) for s in chosen], of

@@ -148,16 +148,15 @@ class Session:
                 "Got y_val without any label, expected at least one to validate on. Pass rows "
                 "with labels, or no validation set."
             )
-        self.valid = self._data(X, labels, None)
+        self.valid = self._data(X, labels)
 
-    def _data(self, X: NDArray[Any], labels: Labels, rows: NDArray[np.intp] | None) -> TaskData:
+    def _data(self, X: NDArray[Any], labels: Labels) -> TaskData:
         """Return encoded rows as tensors on the device."""
         y = self._without_constant_tasks(labels.y)
         return TaskData(
             to_tensor(X.astype(self.dtype, copy=False)),
             torch.from_numpy(y),
             None if labels.weight is None else to_tensor(labels.weight),
-            None if rows is None else torch.from_numpy(rows),
         ).to(self.device)
 
     def _without_constant_tasks(self, y: NDArray[Any]) -> NDArray[Any]:
@@ -209,10 +208,16 @@ class Session:
             train_rows, valid = self.rows, self.valid
             if splits:
                 train_rows, valid_rows = self._split(self.rows)
-                valid = self._data(self.X, self.labels, valid_rows)
-            train = self._data(self.X, self.labels, train_rows)
-            self._tables[key] = train, valid, self._masses(train_rows)
+                valid = self._subset(valid_rows)
+            self._tables[key] = self._subset(train_rows), valid, self._masses(train_rows)
         return self._tables[key]
+
+    def _subset(self, rows: NDArray[np.intp] | None) -> TaskData:
+        """Return a set of some of the rows: one table on the device serves all."""
+        if "all" not in self._tables:
+            self._tables["all"] = self._data(self.X, self.labels), None, np.zeros(0)
+        whole = self._tables["all"][0]
+        return whole if rows is None else whole.subset(torch.from_numpy(rows).to(self.device))
 
     def _stops_early(self, n_rows: int) -> bool:
         if self.incremental:

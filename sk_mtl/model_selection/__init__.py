@@ -7,7 +7,11 @@ from sk_mtl.model_selection._pareto import (
     knee_index,
     non_dominated,
 )
-from sk_mtl.model_selection._search import VectorizedGridSearchCV, VectorizedRandomizedSearchCV
+from sk_mtl.model_selection._search import (
+    VectorizedGridSearchCV,
+    VectorizedHalvingGridSearchCV,
+    VectorizedRandomizedSearchCV,
+)
 from sk_mtl.model_selection._split import MultiTaskStratifiedKFold
 from sk_mtl.model_selection._validation import cross_val_predict
 from sk_mtl.model_selection._weights import TaskWeightDistribution, task_weight_grid
@@ -17,6 +21,7 @@ __all__ = [
     "MultiTaskStratifiedKFold",
     "TaskWeightDistribution",
     "VectorizedGridSearchCV",
+    "VectorizedHalvingGridSearchCV",
     "VectorizedRandomizedSearchCV",
     "closest_to_preference",
     "cross_val_predict",

@@ -105,13 +105,16 @@ class Schedule:
     def _measure(self, group: Group) -> tuple[int, int]:
         """Return how many networks of a group to stack, and what one of them takes."""
         first = group.candidates[0]
-        chunk = self._chunk([(first, 0, self.candidates[first])], 1)
-        job = open_job(chunk, first, 0, self.candidates[first], {})
-        self._stages.update(chunk.stages)
-        if job.error is not None or job.reason:
-            return 1, 0
-        size, n_bytes = stacking.size_of_stacks(job.session, job.plan)
-        return size if self.max_stack == "auto" else int(self.max_stack), n_bytes
+        params = self.candidates[first]
+        for fold in range(len(self.folds)):  # the first may be one that cannot be trained on
+            chunk = self._chunk([(first, fold, params)], 1)
+            job = open_job(chunk, first, fold, params, {})
+            if job.reason:
+                break
+            if job.error is None:
+                size, n_bytes = stacking.size_of_stacks(job.session, job.plan)
+                return size if self.max_stack == "auto" else int(self.max_stack), n_bytes
+        return 1, 0
 
     def _chunks(self) -> Iterator[Chunk]:
         """Yield the jobs fold by fold, in equal parts; each worker gets as many."""
@@ -155,3 +158,18 @@ class Schedule:
             if place in self._stages:
                 stages[place] = self._stages[place]
         return stages
+
+
+def report(schedule: Schedule, outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+    """Return how every candidate was trained."""
+    n = len(schedule.candidates)
+    n_bytes = [0] * n
+    for group in schedule.groups:
+        for c in group.candidates:
+            n_bytes[c] = group.n_bytes
+    sizes, reasons = [0] * n, [""] * n
+    for outcome in outcomes:
+        sizes[outcome.candidate] = max(sizes[outcome.candidate], outcome.stack_size)
+        reasons[outcome.candidate] = reasons[outcome.candidate] or outcome.reason
+    trained = ["stacked" if s > 1 else "alone" if s else "not at all" for s in sizes]
+    return {"trained": trained, "stack_size": sizes, "network_bytes": n_bytes, "reason": reasons}

@@ -1,9 +1,12 @@
-"""The search behind both classes: scikit-learn's bookkeeping around stacks of networks."""
+"""The search behind all classes: scikit-learn's bookkeeping around stacks of networks."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,9 +15,10 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import indexable
 
 from sk_mtl._support import (
+    BaseSearchCV,
     check_method_params,
     fit_context,
-    has_sklearn_callbacks,
+    has_callback_contexts,
     insert_error_scores,
     open_callback_context,
     report_failed_fits,
@@ -22,21 +26,54 @@ from sk_mtl._support import (
     warn,
     with_callbacks,
 )
-from sk_mtl.model_selection._chunks import Schedule
+from sk_mtl.model_selection._chunks import Schedule, report
 from sk_mtl.model_selection._front import FrontMixin
 from sk_mtl.model_selection._jobs import Outcome
+from sk_mtl.model_selection._pareto import Knee
 from sk_mtl.model_selection._scoring import Scoring
 from sk_mtl.model_selection._stage import Data
 from sk_mtl.model_selection._validation import make_cv
 from sk_mtl.targets import read_targets
 
 
-class StackedSearchMixin(FrontMixin):
-    """``fit`` of a search of scikit-learn's that trains stacks; it must precede its class."""
+class _Interrupted(Exception):
+    """The user ended a round of the search."""
 
-    def _candidates(self) -> list[dict[str, Any]]:
-        """Return the parameters to try."""
-        raise NotImplementedError
+
+@dataclass
+class _Rounds:
+    """What a search has evaluated so far.
+
+    Attributes
+    ----------
+    candidates : list of dict
+        Their parameters.
+    outcomes : list of Outcome
+        What became of each on each fold.
+    more : dict of lists
+        Further columns of ``cv_results_``.
+    report : dict of lists
+        See ``search_report_``.
+    results : dict
+        ``cv_results_``.
+    interrupted : bool
+        Whether the user ended it.
+    """
+
+    candidates: list[dict[str, Any]] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    more: dict[str, list[Any]] = field(default_factory=dict)
+    report: dict[str, list[Any]] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+class StackedSearch(FrontMixin, BaseSearchCV):
+    """A search of scikit-learn's whose ``fit`` trains stacks.
+
+    Its subclasses take from scikit-learn's own classes which candidates they evaluate: they
+    come behind these among the bases, so that this ``fit`` replaces that of ``BaseSearchCV``.
+    """
 
     @undo_on_error
     @with_callbacks
@@ -61,40 +98,105 @@ class StackedSearchMixin(FrontMixin):
         """
         scorers, refit_metric = self._get_scorers()
         X, y = indexable(X, y)
+        if isinstance(self.refit, Knee) and not callable(self.scoring):
+            names = read_targets(y).task_names + list(getattr(scorers, "_scorers", ()))
+            self.refit.check_names(names)  # not after hours of training
         routed = self._get_routed_params_for_fit(check_method_params(X, params=params))
-        folds = self._folds(X, y, routed.splitter.split)
-        candidates = self._candidates()
-        tell_end = self._tell_begin(X, y)
-        base = clone(self.estimator)
-        scoring = Scoring(scorers, self.return_train_score, self.error_score, self.verbose)
+        split_params = routed.splitter.split
+        self._checked_cv_orig = self._checked_cv(y)
+        if hasattr(BaseSearchCV, "_check_input_parameters"):  # older ones do it in their fit
+            self._check_input_parameters(X=X, y=y, split_params=split_params)
+        self.n_splits_ = self._checked_cv_orig.get_n_splits(X, y, **split_params)
         data = Data(X, y, routed.estimator.fit, routed.scorer.score)
-        schedule = Schedule(base, data, folds, candidates, scoring, self.max_stack, self.n_jobs)
-        if self.verbose > 0:
-            print(
-                f"Fitting {len(folds)} folds for each of {len(candidates)} candidates, "
-                f"totalling {len(folds) * len(candidates)} fits"
+        base, rounds = clone(self.estimator), _Rounds()
+        scoring = Scoring(scorers, self.return_train_score, self.error_score, self.verbose)
+
+        def evaluate(
+            candidates: Any, cv: Any = None, more_results: Any = None, callback_ctx: Any = None
+        ) -> dict[str, Any]:
+            folds = self._folds(cv, X, y, split_params)
+            schedule = Schedule(
+                base, data, folds, list(candidates), scoring, self.max_stack, self.n_jobs
             )
-        outcomes, interrupted = schedule.run(self.pre_dispatch)
-        self._check_any(outcomes, len(folds) * len(candidates), interrupted)
-        results = self._results(outcomes, candidates, folds)
-        self._set_task_scores(outcomes, len(candidates), len(folds))
-        self.search_report_ = _report(schedule, outcomes)
-        self._choose(results, refit_metric)
+            results: dict[str, Any] = self._evaluate(schedule, rounds, more_results or {})
+            return results
+
+        tell_end = self._search(evaluate, X, y)
+        self._set_task_scores(rounds.outcomes, len(rounds.candidates), self.n_splits_)
+        self.search_report_ = rounds.report
+        self._choose(rounds.results, refit_metric)
         if self.refit:
             self._refit(base, X, y, routed.estimator.fit)
         self.scorer_ = getattr(scorers, "_scorers", scorers)
-        self.cv_results_ = results
+        self.cv_results_ = rounds.results
         tell_end()
         return self
 
-    def _folds(self: Any, X: Any, y: Any, params: Mapping[str, Any]) -> list[tuple[Any, Any]]:
-        """Return training and test rows of every fold."""
+    def _search(self: Any, evaluate: Any, X: Any, y: Any) -> Any:
+        """Let scikit-learn's class choose what is evaluated; return what tells the end.
+
+        Its callbacks hear of the search, not of the fits in it: these have no order.
+        """
+        try:
+            if not has_callback_contexts(self):
+                self._run_search(evaluate)
+                return lambda: None
+            context = open_callback_context(self, 1 + bool(self.refit))
+            context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+            with contextlib.suppress(_Interrupted):
+                self._run_search(evaluate, callback_ctx=context)
+            return lambda: context.call_on_fit_task_end(estimator=self, X=X, y=y)
+        except _Interrupted:
+            return lambda: None
+
+    def _evaluate(
+        self: Any, schedule: Schedule, rounds: _Rounds, more: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Train and score candidates; return ``cv_results_`` of all so far."""
+        n_fits = len(schedule.folds) * len(schedule.candidates)
+        if self.verbose > 0:
+            print(
+                f"Fitting {len(schedule.folds)} folds for each of {len(schedule.candidates)} "
+                f"candidates, totalling {n_fits} fits"
+            )
+        outcomes, interrupted = schedule.run(self.pre_dispatch)
+        if interrupted and not outcomes and not rounds.outcomes:
+            raise KeyboardInterrupt
+        if not outcomes and not interrupted:
+            raise ValueError(
+                "No fits were performed. Was the CV iterator empty? Were there no candidates?"
+            )
+        if outcomes:
+            report_failed_fits([outcome.result for outcome in outcomes], self.error_score)
+        for name, column in report(schedule, outcomes).items():
+            rounds.report.setdefault(name, []).extend(column)
+        for outcome in outcomes:
+            outcome.candidate += len(rounds.candidates)
+        rounds.candidates += schedule.candidates
+        rounds.outcomes += outcomes
+        for name, column in more.items():
+            rounds.more.setdefault(name, []).extend(column)
+        rounds.results = self._results(rounds)
+        if interrupted:
+            warn(
+                f"Search interrupted by user after {len(outcomes)} of {n_fits} fits; those under "
+                "way were scored as they stood. Candidates that lack a fold have NaN."
+            )
+            raise _Interrupted
+        return rounds.results
+
+    def _checked_cv(self: Any, y: Any) -> Any:
+        """Return the splitter; numbers stand for folds that allow missing labels if there are."""
         cv = self.cv
         if (cv is None or isinstance(cv, (int, np.integer))) and _has_gaps(y):
-            cv = make_cv(cv, self.estimator)
-        cv = check_cv(cv, y, classifier=cv is self.cv and is_classifier(self.estimator))
-        self.n_splits_ = cv.get_n_splits(X, y, **params)
-        folds = list(cv.split(X, y, **params))
+            return make_cv(cv, self.estimator)
+        return check_cv(cv, y, classifier=is_classifier(self.estimator))
+
+    def _folds(
+        self: Any, cv: Any, X: Any, y: Any, params: Mapping[str, Any]
+    ) -> list[tuple[Any, Any]]:
+        """Return training and test rows of every fold."""
+        folds = list((cv or self._checked_cv_orig).split(X, y, **params))
         if len(folds) != self.n_splits_:
             raise ValueError(
                 "cv.split and cv.get_n_splits return inconsistent results. Expected "
@@ -102,38 +204,10 @@ class StackedSearchMixin(FrontMixin):
             )
         return folds
 
-    def _tell_begin(self: Any, X: Any, y: Any) -> Any:
-        """Tell scikit-learn's callbacks that the search begins; return what tells its end."""
-        if not has_sklearn_callbacks(self):
-            return lambda: None
-        context = open_callback_context(self, 1)
-        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        return lambda: context.call_on_fit_task_end(estimator=self, X=X, y=y)
-
-    def _check_any(self: Any, outcomes: Sequence[Outcome], n_jobs: int, interrupted: bool) -> None:
-        """Raise where nothing was fitted; warn of fits that failed, and of an interrupt."""
-        if interrupted and not outcomes:
-            raise KeyboardInterrupt
-        if not outcomes:
-            raise ValueError(
-                "No fits were performed. Was the CV iterator empty? Were there no candidates?"
-            )
-        report_failed_fits([outcome.result for outcome in outcomes], self.error_score)
-        if interrupted:
-            warn(
-                f"Search interrupted by user after {len(outcomes)} of {n_jobs} fits; those under "
-                "way were scored as they stood. Candidates that lack a fold have NaN."
-            )
-
-    def _results(
-        self: Any,
-        outcomes: Sequence[Outcome],
-        candidates: list[dict[str, Any]],
-        folds: Sequence[Any],
-    ) -> dict[str, Any]:
+    def _results(self: Any, rounds: _Rounds) -> dict[str, Any]:
         """Return ``cv_results_``, by scikit-learn's own bookkeeping."""
-        found = {(o.candidate, o.fold): o.result for o in outcomes}
-        known = [o.result for o in outcomes]
+        found = {(o.candidate, o.fold): o.result for o in rounds.outcomes}
+        known = [o.result for o in rounds.outcomes]
         if callable(self.scoring):  # names are only known from what it returned
             insert_error_scores(known, self.error_score)
         first = known[0]
@@ -142,12 +216,14 @@ class StackedSearchMixin(FrontMixin):
             if key in first:
                 named = isinstance(first[key], dict)
                 absent[key] = dict.fromkeys(first[key], np.nan) if named else np.nan
-        places = [(c, f) for c in range(len(candidates)) for f in range(len(folds))]
+        places = product(range(len(rounds.candidates)), range(self.n_splits_))
         out = [found.get(place, absent) for place in places]
         self.multimetric_ = isinstance(first["test_scores"], dict)
         if callable(self.scoring) and self.multimetric_:
             self._check_refit_for_multimetric(first["test_scores"])
-        results: dict[str, Any] = self._format_results(candidates, len(folds), out)
+        results: dict[str, Any] = self._format_results(
+            rounds.candidates, self.n_splits_, out, rounds.more
+        )
         return results
 
     def _choose(self: Any, results: dict[str, Any], refit_metric: Any) -> None:
@@ -178,18 +254,3 @@ class StackedSearchMixin(FrontMixin):
 def _has_gaps(y: Any) -> bool:
     """Whether some label is missing."""
     return y is not None and any(column.missing.any() for column in read_targets(y).columns)
-
-
-def _report(schedule: Schedule, outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
-    """Return how every candidate was trained."""
-    n = len(schedule.candidates)
-    n_bytes = [0] * n
-    for group in schedule.groups:
-        for c in group.candidates:
-            n_bytes[c] = group.n_bytes
-    sizes, reasons = [0] * n, [""] * n
-    for outcome in outcomes:
-        sizes[outcome.candidate] = max(sizes[outcome.candidate], outcome.stack_size)
-        reasons[outcome.candidate] = reasons[outcome.candidate] or outcome.reason
-    trained = ["stacked" if s > 1 else "alone" if s else "not at all" for s in sizes]
-    return {"trained": trained, "stack_size": sizes, "network_bytes": n_bytes, "reason": reasons}

@@ -12,7 +12,15 @@ from sklearn.base import clone
 from sklearn.utils import indexable
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from sk_mtl.model_selection._jobs import Chunk, Job, Outcome, fit_jobs, open_job, together
+from sk_mtl.model_selection._jobs import (
+    Chunk,
+    Job,
+    Outcome,
+    fit_jobs,
+    open_job,
+    raise_error,
+    together,
+)
 from sk_mtl.model_selection._pareto import closest_to_preference, hypervolume, non_dominated
 from sk_mtl.model_selection._scoring import Scoring
 from sk_mtl.model_selection._stage import Data
@@ -146,9 +154,7 @@ class FrontMixin:
 
 def _fitted(job: Job) -> Any:
     """Return a job's whole estimator, with steps of its own; raise where it failed."""
-    if isinstance(job.error, BaseException):
-        raise job.error
     if job.error is not None:
-        raise ValueError(f"A step before the estimator failed:\n{job.error}")
+        raise_error(job)
     whole = job.stage.whole(job.estimator)
     return whole if whole is job.estimator else deepcopy(whole)

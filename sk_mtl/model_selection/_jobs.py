@@ -156,7 +156,7 @@ def open_job(
     start = time.perf_counter()
     try:
         job.session = stacking.open_session(
-            job.estimator, job.stage.X_train, job.stage.y_train, job.stage.fit_params,
+            job.estimator, job.stage.X_fit, job.stage.y_fit, job.stage.fit_params,
             sessions, place,
         )  # fmt: skip
         job.plan = job.session.plan()
@@ -168,8 +168,22 @@ def open_job(
 
 
 def _prepare(chunk: Chunk) -> list[Job]:
+    """Open all jobs; where errors are to be raised, before any network is trained."""
     sessions: dict[Any, Any] = {}
-    return [open_job(chunk, *job, sessions) for job in chunk.jobs]
+    jobs = [open_job(chunk, *job, sessions) for job in chunk.jobs]
+    for job in jobs:
+        if job.error is not None and chunk.scoring.error_score == "raise":
+            raise_error(job)
+        if chunk.max_stack == 1 and not job.reason:
+            job.reason = "max_stack is 1"
+    return jobs
+
+
+def raise_error(job: Job) -> None:
+    """Raise what a job failed of."""
+    if isinstance(job.error, BaseException):
+        raise job.error
+    raise ValueError(f"A step before the estimator failed:\n{job.error}")
 
 
 def together(jobs: Sequence[Job], max_stack: int) -> list[list[Job]]:
@@ -217,7 +231,7 @@ def _fit_alone(job: Job) -> None:
     stage = job.stage
     estimator = clone(job.estimator)
     try:
-        estimator.fit(stage.X_train, stage.y_train, **stage.fit_params)
+        estimator.fit(stage.X_fit, stage.y_fit, **stage.fit_params)
     except Exception as error:
         job.error = error
     job.estimator = estimator
@@ -226,12 +240,10 @@ def _fit_alone(job: Job) -> None:
 def _score(job: Job, scoring: Scoring) -> Outcome:
     """Score a fitted job as scikit-learn would."""
     error = job.error
+    if error is not None and scoring.error_score == "raise":
+        raise_error(job)
     if isinstance(error, BaseException):
-        if scoring.error_score == "raise":
-            raise error
         error = "".join(format_exception(error))
-    elif error is not None and scoring.error_score == "raise":
-        raise ValueError(f"A step before the estimator failed:\n{error}")
     result, task_scores = scoring(job.stage, job.estimator, error)
     result["fit_time"] = job.fit_time
     if scoring.verbose > 1:

@@ -355,15 +355,19 @@ class Knee:
                     "Pass scoring=make_multi_task_scorer() to the search."
                 )
             return tasks
-        unknown = [name for name in self.tasks if name not in found]
+        self.check_names(found)
+        return list(self.tasks)
+
+    def check_names(self, found: Sequence[str]) -> None:
+        """Raise where a task is not among the names of scores that there are."""
+        unknown = [name for name in self.tasks or () if name not in found]
         if unknown:
-            hint = did_you_mean(unknown[0], found)
+            hint = did_you_mean(unknown[0], list(found))
             raise ValueError(
-                f"Got results without scores of {unknown}, expected those of {list(self.tasks)} "
-                f"among {found}."
+                f"Got results without scores of {unknown}, expected those of "
+                f"{list(self.tasks or ())} among {list(found)}."
                 + (hint or " Pass scoring=make_multi_task_scorer() to the search, or other tasks.")
             )
-        return list(self.tasks)
 
     def __eq__(self, other: object) -> bool:
         return self.tasks == other.tasks if isinstance(other, Knee) else NotImplemented

@@ -54,7 +54,7 @@ class Scoring:
         """
         result: dict[str, Any] = {
             "fit_error": error,
-            "n_test_samples": _num_samples(stage.raw_test),
+            "n_test_samples": _num_samples(stage.X_test_raw),
             "score_time": 0.0,
         }
         if error is not None:
@@ -78,13 +78,15 @@ class Scoring:
 
     def _scores(self, stage: Stage, final: Any, *, on_train: bool) -> Any:
         """Call the scorer; with the last step alone where it cannot tell the difference."""
-        params = stage.score_train if on_train else stage.score_test
-        y = stage.y_train if on_train else stage.y_test
-        if not params and _asks_for_predictions_only(self.scorer):
-            X = stage.X_train if on_train else stage.X_test
-            return score_fold(final, X, y, self.scorer, params, self.error_score)
-        X = stage.raw_train if on_train else stage.raw_test
-        return score_fold(stage.whole(final), X, y, self.scorer, params, self.error_score)
+        if on_train:  # what steps make of rows to fit on need not be what they make of others
+            whole, X, y, params = stage.whole(final), stage.X_raw, stage.y_train, stage.score_train
+        elif not stage.score_test and _asks_for_predictions_only(self.scorer):
+            whole, X, y, params = final, stage.X_test, stage.y_test, {}
+        else:
+            whole, X, y, params = (
+                stage.whole(final), stage.X_test_raw, stage.y_test, stage.score_test
+            )  # fmt: skip
+        return score_fold(whole, X, y, self.scorer, params, self.error_score)
 
     def _test_scores(self, stage: Stage, final: Any) -> tuple[Any, dict[str, float]]:
         """Return the test scores, and those of the tasks: the former's where it has them."""

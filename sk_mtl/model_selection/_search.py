@@ -6,22 +6,17 @@ from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.model_selection import (
-    GridSearchCV,
-    ParameterGrid,
-    ParameterSampler,
-    RandomizedSearchCV,
-)
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 
-from sk_mtl._support import Interval, StrOptions
-from sk_mtl.model_selection._engine import StackedSearchMixin
+from sk_mtl._support import HalvingGridSearchCV, Interval, StrOptions
+from sk_mtl.model_selection._engine import StackedSearch
 
 _STACKING: dict[str, list[Any]] = {
     "max_stack": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")]
 }
 
 
-class VectorizedGridSearchCV(StackedSearchMixin, GridSearchCV):
+class VectorizedGridSearchCV(GridSearchCV, StackedSearch):
     """Grid search whose candidates and folds train as few stacked networks.
 
     To its user it is scikit-learn's ``GridSearchCV``: the same arguments, attributes and methods,
@@ -153,11 +148,8 @@ multimetric_, classes_, n_features_in_, feature_names_in_
         )
         self.max_stack = max_stack
 
-    def _candidates(self) -> list[dict[str, Any]]:
-        return list(ParameterGrid(self.param_grid))
 
-
-class VectorizedRandomizedSearchCV(StackedSearchMixin, RandomizedSearchCV):
+class VectorizedRandomizedSearchCV(RandomizedSearchCV, StackedSearch):
     """Random search whose candidates and folds train as few stacked networks.
 
     To its user it is scikit-learn's ``RandomizedSearchCV``; otherwise as
@@ -243,7 +235,113 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         )
         self.max_stack = max_stack
 
-    def _candidates(self) -> list[dict[str, Any]]:
-        return list(
-            ParameterSampler(self.param_distributions, self.n_iter, random_state=self.random_state)
+
+class VectorizedHalvingGridSearchCV(HalvingGridSearchCV, StackedSearch):
+    """Successive halving whose candidates and folds train as few stacked networks.
+
+    To its user it is scikit-learn's ``HalvingGridSearchCV``: all candidates are trained on few
+    resources, the best share of them on more, and so on. Every round is trained as
+    :class:`VectorizedGridSearchCV` trains a grid, from the beginning.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A multi-task estimator, or a pipeline that ends in one.
+    param_grid : dict or list of dict
+        Names of parameters and the values to try.
+    factor : int or float, default=3
+        One in so many candidates goes on to the next round.
+    resource : str, default="n_samples"
+        What grows from round to round; ``"max_iter"`` (in a pipeline ``"mtl__max_iter"``) is the
+        number of epochs.
+    max_resources : "auto" or int, default="auto"
+        Resources of the last round; to be given unless the resource is ``"n_samples"``.
+    min_resources : "exhaust", "smallest" or int, default="exhaust"
+        Resources of the first round. With several tasks scikit-learn cannot find those of
+        ``resource="n_samples"`` for a classifier: give a number.
+    aggressive_elimination : bool, default=False
+        Whether the first rounds are repeated until few enough candidates are left.
+    cv, scoring, refit, error_score, return_train_score, n_jobs, verbose, max_stack
+        As in :class:`VectorizedGridSearchCV`; ``scoring`` has to give one number.
+    random_state : int, RandomState instance or None, default=None
+        For the rows of a round where ``resource="n_samples"``.
+
+    Attributes
+    ----------
+    cv_results_, best_estimator_, best_score_, best_params_, best_index_, scorer_, n_splits_, \
+refit_time_, classes_, n_features_in_, feature_names_in_, n_resources_, n_candidates_, \
+n_remaining_candidates_, max_resources_, min_resources_, n_iterations_, n_possible_iterations_, \
+n_required_iterations_
+        As of ``HalvingGridSearchCV``.
+    task_names_, task_scores_, pareto_front_, search_report_
+        As of :class:`VectorizedGridSearchCV`, over the candidates of all rounds.
+
+    See Also
+    --------
+    VectorizedGridSearchCV : All candidates to the end.
+
+    Notes
+    -----
+    Networks do not go on where the last round left them, but begin again, as in scikit-learn, so
+    that scores equal its. Stacks are as large as the cache serves, so most searches train
+    several, one after the other; to go on, all of them would have to be kept.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sk_mtl import MultiTaskRegressor
+    >>> from sk_mtl.model_selection import VectorizedHalvingGridSearchCV
+    >>> X = np.linspace(-1, 1, 80).reshape(-1, 1)
+    >>> Y = np.hstack([np.sin(3 * X), X**2])
+    >>> model = MultiTaskRegressor(hidden_layer_sizes=(8,), tol=0, random_state=0)
+    >>> grid = {"learning_rate_init": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]}
+    >>> search = VectorizedHalvingGridSearchCV(
+    ...     model, grid, resource="max_iter", max_resources=9, cv=4
+    ... ).fit(X, Y)
+    >>> search.n_candidates_, search.n_resources_
+    ([6, 2], [3, 9])
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **HalvingGridSearchCV._parameter_constraints,
+        **_STACKING,
+    }
+
+    def __init__(
+        self,
+        estimator: Any,
+        param_grid: Any,
+        *,
+        factor: float = 3,
+        resource: str = "n_samples",
+        max_resources: int | str = "auto",
+        min_resources: int | str = "exhaust",
+        aggressive_elimination: bool = False,
+        cv: Any = 5,
+        scoring: Any = None,
+        refit: Any = True,
+        error_score: Any = np.nan,
+        return_train_score: bool = True,
+        random_state: Any = None,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+        max_stack: int | str = "auto",
+    ) -> None:
+        super().__init__(
+            estimator,
+            param_grid,
+            factor=factor,
+            resource=resource,
+            max_resources=max_resources,
+            min_resources=min_resources,
+            aggressive_elimination=aggressive_elimination,
+            cv=cv,
+            scoring=scoring,
+            refit=refit,
+            error_score=error_score,
+            return_train_score=return_train_score,
+            random_state=random_state,
+            n_jobs=n_jobs,
+            verbose=verbose,
         )
+        self.max_stack = max_stack

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from traceback import format_exc
 from typing import Any
@@ -39,10 +40,10 @@ class Stage:
 
     Attributes
     ----------
-    X_train, y_train, X_test, y_test : array-likes
+    X_fit, y_fit, X_test, y_test : array-likes
         Rows of the fold; X after the steps before.
-    raw_train, raw_test : array-likes
-        X before them, for scorers that want the whole pipeline.
+    X_raw, y_train, X_test_raw : array-likes
+        Rows before them, for scorers that want the whole pipeline.
     fit_params : dict
         What the last step's ``fit`` is given.
     score_train, score_test : dict
@@ -53,12 +54,13 @@ class Stage:
         Traceback, if a step failed.
     """
 
-    X_train: Any
-    y_train: Any
+    X_fit: Any
+    y_fit: Any
     X_test: Any
     y_test: Any
-    raw_train: Any
-    raw_test: Any
+    X_raw: Any
+    y_train: Any
+    X_test_raw: Any
     fit_params: dict[str, Any] = field(default_factory=dict)
     score_train: dict[str, Any] = field(default_factory=dict)
     score_test: dict[str, Any] = field(default_factory=dict)
@@ -69,9 +71,9 @@ class Stage:
         """Return the fitted pipeline with this last step; without steps before, the step."""
         if self.pipeline is None:
             return final
-        *before, (name, _) = self.pipeline.steps
-        options = self.pipeline.get_params(deep=False)
-        return Pipeline(**{**options, "steps": [*before, (name, final)]})
+        whole = copy.copy(self.pipeline)
+        whole.steps = [*self.pipeline.steps[:-1], (self.pipeline.steps[-1][0], final)]
+        return whole
 
 
 class _Recorder(BaseEstimator):
@@ -121,9 +123,9 @@ def stage_fold(
     """
     X, y = data.X, data.y
     own = check_method_params(X, params=data.fit_params, indices=train)
-    raw_train, y_train = safe_indexing(X, train), safe_indexing(y, train)
-    raw_test, y_test = safe_indexing(X, test), safe_indexing(y, test)
-    stage = Stage(raw_train, y_train, raw_test, y_test, raw_train, raw_test, own)
+    X_train, X_test = safe_indexing(X, train), safe_indexing(X, test)
+    y_train, y_test = (None if y is None else safe_indexing(y, rows) for rows in (train, test))
+    stage = Stage(X_train, y_train, X_test, y_test, X_train, y_train, X_test, own)
     stage.score_train = check_method_params(X, params=data.score_params, indices=train)
     stage.score_test = check_method_params(X, params=data.score_params, indices=test)
     if not isinstance(estimator, Pipeline):
@@ -134,10 +136,10 @@ def stage_fold(
     pipeline.steps[-1] = (name, recorder)
     stage.pipeline = pipeline
     try:
-        pipeline.fit(raw_train, y_train, **own)
-        stage.X_train, stage.y_train, stage.fit_params = recorder.given_
+        pipeline.fit(X_train, y_train, **own)
+        stage.X_fit, stage.y_fit, stage.fit_params = recorder.given_
         if len(pipeline.steps) > 1:
-            stage.X_test = pipeline[:-1].transform(raw_test)
+            stage.X_test = pipeline[:-1].transform(X_test)
     except Exception:
         stage.error = format_exc()
     return stage
