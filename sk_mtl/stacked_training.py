@@ -180,7 +180,6 @@ class StackedTraining:
 
     def _enter(self) -> None:
         """Set up what depends on who is in the stack."""
-        device = self.decay.device
         used = sorted({self.members[i].source for i in self.active})
         of = [used.index(self.members[i].source) for i in self.active]
         chosen = [self.sources[s] for s in used]
@@ -193,7 +192,7 @@ class StackedTraining:
             valid = [s.valid for s in chosen if s.valid is not None]
             self._valid = StackedBatches([Batches(v, rows) for v in valid], of)
         self.penalty = Penalty(self.network, self.objective, self.decay)
-        self.clipping = Clipping([self.members[i].clip for i in self.active], device)
+        self.clipping = Clipping([self.members[i].clip for i in self.active], self.decay)
 
     def _run_epoch(self) -> None:
         """Train for one epoch, validate, and record both."""
@@ -337,7 +336,8 @@ class MemberSteps:
         self.moved: list[Tensor] = list(parameters)
         rate = rates[0]
         if len(set(rates)) > 1:
-            self.rates = torch.tensor(rates, dtype=torch.float64, device=parameters[0].device)
+            like = parameters[0]
+            self.rates = torch.tensor(rates, dtype=like.dtype, device=like.device)
             self.moved = [torch.zeros_like(p, requires_grad=False) for p in parameters]
             rate = 1.0
         self.optimizer = make_optimizer(self.moved, lr=rate)
@@ -352,7 +352,7 @@ class MemberSteps:
             shadow.grad = parameter.grad
         self.optimizer.step()
         for shadow, parameter in zip(self.moved, self.parameters, strict=True):
-            rates = self.rates.to(shadow.dtype).view(-1, *[1] * (shadow.dim() - 1))
+            rates = self.rates.view(-1, *[1] * (shadow.dim() - 1))
             parameter.addcmul_(shadow, rates)
             shadow.zero_()
 
@@ -376,15 +376,15 @@ class Clipping:
     ----------
     bounds : sequence of (float, float) or None
         Largest norm and the norm's order, a network.
-    device : torch.device
-        Where the gradients lie.
+    like : Tensor
+        Of the type and on the device of the gradients.
     """
 
-    def __init__(self, bounds: Sequence[tuple[float, float] | None], device: torch.device) -> None:
+    def __init__(self, bounds: Sequence[tuple[float, float] | None], like: Tensor) -> None:
         given = {b for b in bounds if b is not None}
         self.order = next(iter(given))[1] if given else None
         largest = [torch.inf if b is None else b[0] for b in bounds]
-        self.largest = torch.tensor(largest, dtype=torch.float64, device=device)
+        self.largest = torch.tensor(largest, dtype=like.dtype, device=like.device)
 
     def apply(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Scale the gradients of networks whose norm is larger than their bound."""

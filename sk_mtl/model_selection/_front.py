@@ -43,13 +43,19 @@ class FrontMixin:
         for outcome in outcomes:
             if outcome.task_scores:
                 scores[outcome.candidate, outcome.fold] = [outcome.task_scores[n] for n in names]
+        # What the labels of a fold leave undefined, they leave so for every candidate.
+        defined = ~np.isnan(scores).all(axis=0)  # (fold, task)
+        known = np.where(defined, scores, 0.0)
         self.task_names_ = names
-        self.task_scores_ = scores.mean(axis=1)
-        self.pareto_front_ = (
-            np.flatnonzero(non_dominated(self.task_scores_))
-            if names
-            else (np.zeros(0, dtype=np.intp))
-        )
+        with np.errstate(invalid="ignore"):
+            self.task_scores_ = known.sum(axis=1) / defined.sum(axis=0)
+        comparable = self.task_scores_[:, self._told()]
+        self.pareto_front_ = np.flatnonzero(non_dominated(comparable) if comparable.size else ())
+
+    def _told(self) -> NDArray[np.bool_]:
+        """Return which tasks have a score of some candidate."""
+        told: NDArray[np.bool_] = np.logical_not(np.isnan(self.task_scores_).all(axis=0))
+        return told
 
     def select(self: Any, preference: Mapping[str, float] | ArrayLike) -> int:
         """Return the candidate of the front that serves a preference over the tasks best.
@@ -68,13 +74,23 @@ class FrontMixin:
         Raises
         ------
         ValueError
-            If a name is not a task's, or a number is not admissible.
+            If a name is not a task's, a number is not admissible, or the folds define no score
+            of a task that is to count.
         """
         check_is_fitted(self, "task_scores_")
         wanted: Any = preference
         if isinstance(preference, Mapping):
             wanted = by_task(preference, self.task_names_, "preference", default=0.0)
-        return closest_to_preference(self.task_scores_, wanted)
+        told = self._told()
+        if np.shape(wanted) != told.shape or told.all():
+            return closest_to_preference(self.task_scores_, wanted)
+        pairs = zip(self.task_names_, wanted, told, strict=True)
+        if untold := [name for name, number, known in pairs if number and not known]:
+            raise ValueError(
+                f"Got a preference for {untold}, expected 0 there: no fold defines a score. Use "
+                "folds that spread the classes (sk_mtl.model_selection.MultiTaskStratifiedKFold)."
+            )
+        return closest_to_preference(self.task_scores_[:, told], np.asarray(wanted)[told])
 
     def hypervolume(self: Any, reference: ArrayLike | None = None) -> float:
         """Return the volume that the front dominates: one number for a whole search.
@@ -82,8 +98,8 @@ class FrontMixin:
         Parameters
         ----------
         reference : array-like of shape (n_tasks,), default=None
-            A score a task that counts as worthless. None takes the worst of any candidate; two
-            searches compare only by the same reference.
+            A score a task (of those that have any) that counts as worthless. None takes the
+            worst of any candidate; two searches compare only by the same reference.
 
         Returns
         -------
@@ -91,9 +107,10 @@ class FrontMixin:
             See :func:`hypervolume`.
         """
         check_is_fitted(self, "task_scores_")
+        scores = self.task_scores_[:, self._told()]
         if reference is None:
-            reference = np.nanmin(self.task_scores_, axis=0)
-        return hypervolume(self.task_scores_[self.pareto_front_], reference)
+            reference = np.nanmin(scores, axis=0)
+        return hypervolume(scores[self.pareto_front_], reference)
 
     def fit_candidates(
         self: Any, X: Any, y: Any, candidates: int | Sequence[int] | None = None, **fit_params: Any

@@ -70,7 +70,8 @@ multimetric_, classes_, n_features_in_, feature_names_in_
         The tasks.
     task_scores_ : ndarray of shape (n_candidates, n_tasks)
         Mean score of every task on the rows left out: of ``scoring`` if it names the tasks,
-        otherwise accuracy or R2. NaN where a fold does not define one or its fit failed.
+        otherwise accuracy or R2. A fold that defines no score of a task does not count there;
+        NaN where a fit failed.
     pareto_front_ : ndarray of int
         The candidates that no other surpasses: none is as good in every task and better in one.
     search_report_ : dict of lists

@@ -19,7 +19,8 @@ class Weighting(Recipe):
     called once a batch, as ``module(statistic, present)``, and gives one non-negative weight a
     task, ``(*stack, n_tasks)``; the training loop normalises them over the tasks present and
     ignores the others. Its parameters and buffers are its own: the main optimiser never touches
-    them.
+    them. They have the stack axes in front, so that networks which are done can leave the stack;
+    what it remembers must be one of them.
 
     ``present`` is a mask of shape ``(*stack, n_tasks)`` of the tasks that have labels in the
     batch, or None where all have. What ``statistic`` says of absent tasks means nothing: their
