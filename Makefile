@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+EXAMPLE ?= examples/plot_01_households.py
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints-dev.txt --editable
 
@@ -16,8 +17,8 @@ help:  ## show this list
 
 venv: $(VENV)/.dev  ## set up the development environment
 
-demo: $(VENV)/.demo  ## one network, three questions about 9,275 households (a minute)
-	MPLBACKEND=Agg $(BIN)/python examples/plot_01_households.py
+demo: $(VENV)/.demo  ## one network, three questions about 9,275 households (a minute; EXAMPLE=... runs another)
+	MPLBACKEND=Agg $(BIN)/python $(EXAMPLE)
 
 test: $(VENV)/.dev  ## run all tests (PYTEST_ARGS="-m 'not slow'" for the fast ones)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

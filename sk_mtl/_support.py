@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
+import joblib
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, _fit_context
@@ -26,6 +27,7 @@ from sklearn.model_selection._validation import (
 )
 from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
 
 try:  # scikit-learn >= 1.9
@@ -54,6 +56,7 @@ __all__ = [
     "check_device",
     "check_method_params",
     "did_you_mean",
+    "fingerprint",
     "fit_context",
     "has_callback_contexts",
     "has_sklearn_callbacks",
@@ -65,6 +68,7 @@ __all__ = [
     "report_failed_fits",
     "resolve_recipe",
     "safe_indexing",
+    "safe_split",
     "score_fold",
     "spawn_seeds",
     "stack_recipes",
@@ -75,6 +79,7 @@ __all__ = [
 
 fit_context = _fit_context
 safe_indexing = _safe_indexing
+safe_split = _safe_split
 check_method_params = _check_method_params
 score_fold = _score
 report_failed_fits = _warn_or_raise_about_fit_failures
@@ -119,6 +124,23 @@ class Recipe(BaseEstimator):
 
 
 RecipeT = TypeVar("RecipeT", bound=Recipe)
+
+
+def fingerprint(value: Any) -> Any:
+    """Return what is equal for equal parameters, and can be a key.
+
+    What cannot be hashed by its contents (a function defined in place) is equal to itself only.
+    """
+    if isinstance(value, type):
+        return value.__module__, value.__qualname__, id(value)
+    if isinstance(value, Mapping):
+        return tuple((k, fingerprint(v)) for k, v in sorted(value.items(), key=str))
+    if isinstance(value, (list, tuple)):
+        return tuple(fingerprint(v) for v in value)
+    try:
+        return joblib.hash(value)
+    except Exception:  # whatever the object's own pickling raises
+        return id(value)
 
 
 def stack_recipes(

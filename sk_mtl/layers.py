@@ -122,6 +122,8 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor, *, by_rows: bool = False) ->
 def _products(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return x Wᵀ + b for layers that read an input each, laid as x is."""
     side = weight.shape[:-2]
+    if x.shape[:-2] != side and x.dim() == weight.dim():  # an axis of 1 is read by all
+        x = x.expand(*side, -1, -1)
     if weight.dim() > 3 or x.dim() != weight.dim():
         x = x.reshape(-1, *x.shape[-2:])
         weight, bias = weight.flatten(0, -3), bias.flatten(0, -2)

@@ -58,24 +58,66 @@ class NetworkStack:
         self._check_first(template, rows)
 
     def _check_first(self, template: MultiTaskNetwork, rows: Tensor) -> None:
-        """Compare the first network with itself alone."""
-        modes = self.network.training, template.training
-        self.network.eval()
-        template.eval()
+        """Compare the first network, and the last, with themselves alone.
+
+        In evaluation and in training. All but the first are changed for it: networks of equal
+        seeds begin equal, so that their mean, say, would be what each of them is.
+        """
+        before, modes = self.copy(), (self.network.training, template.training)
+        alone = dict(template.named_parameters()) | dict(template.named_buffers())
+        alone_before = {name: tensor.detach().clone() for name, tensor in alone.items()}
+        shared = [b for b in self.network.buffers() if not any(b is t for t in self._held)]
+        shared_before = [b.clone() for b in shared]
         try:
-            with torch.no_grad():
-                together, alone = self.network(rows), template(rows)
-            same = all(
-                a.shape[1:] == b.shape and torch.allclose(a[0], b, rtol=1e-3, atol=1e-4)
-                for a, b in zip(together, alone, strict=True)
-            )
-        except (RuntimeError, ValueError, IndexError) as error:
+            for tensor in self.tensors.values():
+                tensor.data[1:] *= 1.5
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                for training in (False, True):
+                    self._set_modes(template, training)
+                    self._compare(template, rows, 0)
+                self._load(-1, template)
+                self._compare(template, rows, -1)
+            if not all(torch.equal(b, c) for b, c in zip(shared, shared_before, strict=True)):
+                raise NotStackableError("The networks of a stack would share a buffer that moves.")
+        except (RuntimeError, IndexError) as error:
             raise NotStackableError(f"The network fails with stack axes: {error}") from error
         finally:
+            for name, tensor in self.tensors.items():
+                tensor.data.copy_(before[name])
+            for buffer, value in zip(shared, shared_before, strict=True):
+                buffer.copy_(value)
+            for name, value in alone_before.items():
+                alone[name].data.copy_(value)
             self.network.train(modes[0])
             template.train(modes[1])
-        if not same:
-            raise NotStackableError("The network computes something else with stack axes.")
+
+    def _set_modes(self, template: MultiTaskNetwork, training: bool) -> None:
+        """Set both to training or evaluation; no mask is drawn."""
+        for network in (self.network, template):
+            network.train(training)
+            for module in network.modules():
+                if isinstance(module, Dropout):
+                    module.eval()
+
+    def _load(self, place: int, single: MultiTaskNetwork) -> None:
+        """Give a network of its own the tensors of the one at a place."""
+        alone = dict(single.named_parameters()) | dict(single.named_buffers())
+        for name, tensor in self.tensors.items():
+            alone[name].data.copy_(tensor[place])
+
+    def _compare(self, template: MultiTaskNetwork, rows: Tensor, place: int) -> None:
+        """Raise where the network at a place does not compute what it computes alone."""
+        try:
+            together, alone = self.network(rows), template(rows)
+        except ValueError as error:
+            raise NotStackableError(f"The network fails with stack axes: {error}") from error
+        for a, b in zip(together, alone, strict=True):
+            if a.shape[1:] != b.shape or not torch.allclose(a[place], b, rtol=1e-3, atol=1e-4):
+                raise NotStackableError("The network computes something else with stack axes.")
+
+    @property
+    def _held(self) -> list[Tensor]:
+        return list(self.tensors.values())
 
     def keep(self, index: Tensor) -> None:
         """Let all networks but those of the given indices go."""
@@ -101,3 +143,23 @@ class NetworkStack:
             for name, module in self.network.named_modules()
             if isinstance(module, Dropout)
         }
+
+
+def check_weighting(stacked: nn.Module, alone: nn.Module, like: Tensor) -> None:
+    """Raise where a weighting gives the first network of a stack other weights than alone.
+
+    Parameters
+    ----------
+    stacked, alone : nn.Module
+        Built by a weighting, for the stack and for its first network; copies are called.
+    like : Tensor of shape (n_networks, n_tasks)
+        Task losses are drawn in this form.
+    """
+    stacked, alone = copy.deepcopy(stacked), copy.deepcopy(alone)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for _ in range(2):  # the second time with what it remembers
+            losses = torch.rand(like.shape, generator=generator).to(like) + 0.5
+            together, one = stacked(losses, None), alone(losses[0], None)
+            if together.shape != losses.shape or not torch.allclose(together[0], one, rtol=1e-4):
+                raise NotStackableError("The weighting gives other weights with stack axes.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -154,6 +154,7 @@ class StackedTraining:
         self.epoch = 0
         self.trained = [Trained() for _ in members]
         self._done = [False] * len(members)
+        self._leaving = False
         self._lowest = {"train": [torch.inf] * len(members), "valid": [torch.inf] * len(members)}
         rates = [member.learning_rate for member in members]
         self.steps = MemberSteps(list(network.parameters()), rates, make_optimizer)
@@ -170,8 +171,9 @@ class StackedTraining:
                 self._run_epoch()
                 self._close_epoch()
         except KeyboardInterrupt:
-            waiting = [i for i in self.active if not self._done[i]]
-            self._take(waiting)
+            waiting = [i for i, done in enumerate(self._done) if not done]
+            if not self._leaving:  # else they were taken before the stack was changed
+                self._take(waiting)
             for i in waiting:
                 self.trained[i].interrupted = True
         return self.trained
@@ -243,7 +245,11 @@ class StackedTraining:
         whole = [torch.cat(part, dim=-2) for part in zip(*outputs, strict=True)]
         whole_weight = torch.cat(weights, dim=-2) if weights else None
         y = torch.cat(targets, dim=-2)
-        scores = encoded_scores(self.network.groups, whole, y, whole_weight).nanmean(-1)
+        groups = [  # with the numbers of each network's loss
+            replace(group, loss=loss)
+            for group, loss in zip(self.network.groups, self.objective.losses, strict=True)
+        ]
+        scores = encoded_scores(groups, whole, y, whole_weight).nanmean(-1)
         for entry, score in zip(entries, scores.tolist(), strict=True):
             entry["valid_score"] = score
 
@@ -275,25 +281,33 @@ class StackedTraining:
         if self._best is not None and improved:
             self.stack.copy_into(self._best, self._index(improved))
         self._take(done)
+        for i in done:
+            self._done[i] = True
         left = [place for place, i in enumerate(self.active) if not self._done[i]]
         if len(left) <= SHRINK_BELOW * len(self.active):
             self._shrink(left)
 
     def _take(self, networks: Sequence[int]) -> None:
-        """Take the weights that are kept of networks that are done."""
-        kept = self.stack.tensors if self._best is None else self._best
+        """Take the weights that are kept of networks, as they are now."""
         for i in networks:
             place = self.active.index(i)
+            # of the best epoch, unless none was seen to its end
+            validated = self._best is not None and self.members[i].stopping.best_epoch_
+            kept = self._best if validated else self.stack.tensors
+            assert kept is not None
             source, trained = self.sources[self.members[i].source], self.trained[i]
             trained.state = {name: t[place].detach().clone() for name, t in kept.items()}
             trained.shuffle = copy.deepcopy(source.shuffle)
             trained.masks = self.stack.masks_of(place)
-            self._done[i] = True
 
     def _shrink(self, places: Sequence[int]) -> None:
         """Go on with the networks at these places only."""
-        self.active = [self.active[place] for place in places]
-        if not self.active:
+        active = [self.active[place] for place in places]
+        if active:
+            self._take(active)  # should the user interrupt in the midst of it
+            self._leaving = True
+        self.active = active
+        if not active:
             return
         index = self._index(places)
         self.stack.keep(index)
@@ -303,6 +317,7 @@ class StackedTraining:
         if self._best is not None:
             self._best = {name: t.index_select(0, index) for name, t in self._best.items()}
         self._enter()
+        self._leaving = False
 
     def _index(self, places: Sequence[int]) -> Tensor:
         return torch.tensor(places, device=self.decay.device)

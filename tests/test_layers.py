@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from sklearn.neural_network._base import ACTIVATIONS as SKLEARN_ACTIVATIONS
@@ -82,6 +83,9 @@ SHAPES = {  # weight, input
     "stack of parallel layers": ((6, 2, 4, 3), (6, 2, 5, 3)),
     "stack of parallel layers, one input each": ((6, 2, 4, 3), (6, 5, 3)),
     "two stack axes, one input each": ((2, 3, 2, 4, 3), (2, 3, 5, 3)),
+    "an axis of one that all parallel layers read": ((2, 4, 3), (1, 5, 3)),
+    "an axis of one in a stack": ((6, 2, 4, 3), (6, 1, 5, 3)),
+    "a stack axis of one": ((6, 2, 4, 3), (1, 2, 5, 3)),
 }
 
 
@@ -98,6 +102,58 @@ def test_affine_is_one_linear_layer_per_leading_index(weight, x):
     inputs = x.expand(*lead, *x.shape[-2:]).reshape(-1, *x.shape[-2:])
     one_by_one = [F.linear(i, w, b) for i, w, b in zip(inputs, weights, biases, strict=True)]
     assert_close(result, torch.stack(one_by_one).reshape(result.shape), rtol=0, atol=1e-12)
+
+
+def feature_first(x):
+    """The same values, with the features before the batch in memory."""
+    return x.mT.contiguous().mT
+
+
+def affine_by_loop(x, weight, bias):
+    """One linear layer after the other; autograd goes through the loop."""
+    if 2 < x.dim() < weight.dim():  # what stands after the stack reads the same input
+        x = x.view(*x.shape[:-2], *[1] * (weight.dim() - x.dim()), *x.shape[-2:])
+    lead = torch.broadcast_shapes(weight.shape[:-2], x.shape[:-2])
+    x, weight, bias = (
+        x.expand(*lead, *x.shape[-2:]),
+        weight.expand(*lead, *weight.shape[-2:]),
+        bias.expand(*lead, bias.shape[-1]),
+    )
+    out = [F.linear(x[i], weight[i], bias[i]) for i in np.ndindex(*lead)]
+    return torch.stack(out).view(*lead, *out[0].shape)
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+@pytest.mark.parametrize("layout", ["by rows", "feature first"])
+@pytest.mark.parametrize(("weight", "x"), SHAPES.values(), ids=SHAPES.keys())
+def test_the_layout_of_the_input_changes_neither_values_nor_gradients(weight, x, layout, by_rows):
+    rows, w, b = randn(*x), randn(*weight, seed=1), randn(*weight[:-1], seed=2)
+    x = rows if layout == "by rows" else feature_first(rows)
+    assert torch.equal(x, rows) and (x.stride() == rows.stride()) == (layout == "by rows")
+    fast = [t.detach().requires_grad_() for t in (x, w, b)]
+    slow = [t.clone().requires_grad_() for t in (rows, w, b)]
+    result, expected = affine(*fast, by_rows=by_rows), affine_by_loop(*slow)
+    assert_close(result, expected, rtol=0, atol=1e-12)
+    seeds = randn(*expected.shape, seed=3)
+    result.backward(seeds)
+    expected.backward(seeds)
+    for ours, theirs in zip(fast, slow, strict=True):
+        assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-12)
+        assert ours.grad.abs().max() > 1e-3
+    # Negative control: the gradients are those of these seeds.
+    (other,) = torch.autograd.grad(affine_by_loop(*slow), slow[1], seeds.flip(-1))
+    assert (other - fast[1].grad).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("layout", ["by rows", "feature first"])
+@pytest.mark.parametrize("weight", [(6, 4, 3), (2, 3, 4, 3)], ids=str)
+def test_layers_with_an_input_each_keep_its_layout(weight, layout):
+    """So that activations and gradients of the next layer are never read against the grain."""
+    x = randn(*weight[:-2], 5, 3)
+    out = affine(
+        x if layout == "by rows" else feature_first(x), randn(*weight), randn(*weight[:-1])
+    )
+    assert out.stride()[-2:] == ((4, 1) if layout == "by rows" else (1, 5))
 
 
 @pytest.mark.parametrize("stack", [(), (3,), (2, 3)], ids=str)
@@ -229,6 +285,96 @@ def test_stacked_networks_see_the_masks_that_each_would_see_alone(tie):
     assert torch.equal(stacked[0] == 0, stacked[1] == 0)
     masks = alone == 0
     assert torch.equal(masks[0], masks[1]) == tie  # parallel layers share masks only if tied
+
+
+RATES, SEEDS = (0.2, 0.5, 0.2, 0.0, 0.2), (7, 7, 8, 7, 7)  # the first and the last are the same
+
+
+def dropouts(n_axes, stack=(5,)):
+    together = Dropout(RATES, SEEDS, n_axes, stack)
+    return together, [Dropout(p, s, n_axes) for p, s in zip(RATES, SEEDS, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("n_axes", "shape"), [(2, (6, 8)), (3, (4, 6, 8)), (2, (4, 6, 8))],
+    ids=["one layer", "parallel layers", "parallel layers that share masks"],
+)  # fmt: skip
+def test_a_rate_and_a_seed_a_network_give_the_masks_of_each_alone(n_axes, shape):
+    together, alone = dropouts(n_axes)
+    x = randn(5, *shape).requires_grad_()
+    for _ in range(3):  # every pass draws the next masks
+        result = together(x)
+        expected = torch.stack([d(part) for d, part in zip(alone, x, strict=True)])
+        assert torch.equal(result, expected)
+        (slope,) = torch.autograd.grad(result.sum(), x)
+        assert torch.equal(slope, torch.autograd.grad(expected.sum(), x)[0])
+        dropped = result == 0
+        assert torch.equal(dropped[0], dropped[4])
+        assert not torch.equal(dropped[0], dropped[1]) and not torch.equal(dropped[0], dropped[2])
+        assert torch.equal(result[3], x[3])
+    assert len(together.streams) == 4  # equal pairs share one
+    fresh = torch.Generator().manual_seed(SEEDS[3])
+    stream = together.streams[together.source[3]]
+    assert torch.equal(stream.generator().get_state(), fresh.get_state())  # a rate of 0 draws none
+
+
+def test_dropout_over_two_stack_axes():
+    rates, seeds = [0.1, 0.3, 0.5] * 2, [1, 1, 1, 2, 2, 2]
+    together = Dropout(rates, seeds, 2, (2, 3))
+    x = randn(2, 3, 6, 8)
+    result = together(x)
+    for i, (rate, seed) in enumerate(zip(rates, seeds, strict=True)):
+        place = np.unravel_index(i, (2, 3))
+        assert torch.equal(result[place], Dropout(rate, seed, 2)(x[place]))
+
+
+@pytest.mark.parametrize("seeds", [[3], [3, 3], [3, 4]], ids=["one", "shared", "a stream each"])
+def test_masks_do_not_depend_on_the_layout(seeds):
+    x = randn(len(seeds), 6, 8)
+    rows, columns = (Dropout([0.5] * len(seeds), seeds, 2, (len(seeds),)) for _ in range(2))
+    for _ in range(2):
+        result = columns(feature_first(x))
+        assert torch.equal(rows(x), result)
+    assert result.stride()[-2:] == (1, 6)
+
+
+def test_networks_that_leave_take_no_masks_from_the_others():
+    together, alone = dropouts(2)
+    x = randn(5, 6, 8)
+    together(x)
+    together.source = together.source.index_select(0, torch.tensor([4, 1]))  # as a stack does
+    again = together(x[[4, 1]])
+    for place, i in enumerate([4, 1]):
+        alone[i](x[i])
+        assert torch.equal(again[place], alone[i](x[i]))
+
+
+def test_which_network_draws_from_which_stream_is_no_memory_of_the_weights():
+    together, _ = dropouts(2)
+    assert list(together.state_dict()) == []
+    restored = pickle.loads(pickle.dumps(together))
+    x = randn(5, 6, 8)
+    assert torch.equal(restored(x), together(x))
+    assert torch.equal(restored(x), together(x))
+
+
+def test_rates_of_zero_are_no_work():
+    x = randn(2, 6, 8)
+    assert Dropout([0.0, 0.0], [1, 2], 2, (2,))(x) is x
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_perceptrons_with_a_rate_a_network_are_those_of_each_alone(tie):
+    def build(stack, rates, seeds):
+        return StackedMLP(
+            3, (8, 5), draws(0, stack), dropout=rates, seed=seeds, parallel=4, tie=tie
+        )
+
+    rates, seeds, x = [0.0, 0.3, 0.3], [5, 5, 9], randn(6, 3)
+    together = build((3,), rates, seeds)(x)
+    for i in range(3):
+        mlp = StackedMLP(3, (8, 5), draws(i), dropout=rates[i], seed=seeds[i], parallel=4, tie=tie)
+        assert_close(together[i], mlp(x), rtol=0, atol=1e-14)
 
 
 # Mixtures -----------------------------------------------------------------------------------

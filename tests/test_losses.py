@@ -22,6 +22,8 @@ from sklearn.metrics import (
 from torch.testing import assert_close
 
 from sk_mtl import MultiTaskClassifier, MultiTaskEstimator, MultiTaskRegressor
+from sk_mtl._support import stack_recipes
+from sk_mtl.estimators._stacking import likely_form
 from sk_mtl.losses import (
     LOSSES,
     AbsoluteError,
@@ -316,6 +318,87 @@ def test_quantile_one_half_is_half_the_absolute_error():
 def test_parameters_outside_their_range_are_refused(loss, message):
     with pytest.raises(ValueError, match=message):
         loss.validate()
+
+
+# In a stack ---------------------------------------------------------------------------------
+
+STACKABLE = {  # three networks, of which two have the same number
+    Focal: [0.0, 2.0, 2.0],
+    Huber: [0.3, 1.0, 0.3],
+    Quantile: [0.1, 0.9, 0.5],
+}
+
+
+def test_every_loss_with_a_number_says_whether_it_can_be_stacked():
+    for cls in LOSSES.values():
+        assert set(cls.stackable) == set(cls().get_params())
+    assert set(STACKABLE) == {cls for cls in LOSSES.values() if cls.stackable}
+
+
+@pytest.mark.parametrize("kind", ["shared targets", "targets a network"])
+@pytest.mark.parametrize(("cls", "kinds"), [(cls, k) for cls in STACKABLE for k in cls.kinds])
+def test_a_number_a_network_equals_the_losses_one_by_one(cls, kinds, kind):
+    """Values and gradients, over (stack, task, batch)."""
+    (name,), numbers = cls.stackable, STACKABLE[cls]
+    losses = [cls(**{name: number}) for number in numbers]
+    together = stack_recipes(losses, 2, torch.float64, torch.device("cpu"))
+    assert getattr(together, name).shape == (3, 1, 1)
+    raw, target = sample(together, kinds, (3, 2, 40))
+    if kind == "shared targets":
+        target = target[0]
+    if cls is Huber:  # where the pieces meet: at the networks' own distances
+        near = target.expand(3, 2, 40)[..., :5]
+        raw[..., :5, 0] = near + torch.tensor(numbers, dtype=torch.float64).view(3, 1, 1)
+    raw.requires_grad_()
+    each = together.elementwise(raw, target)
+    (slope,) = torch.autograd.grad(each.square().sum(), raw)
+    for i, loss in enumerate(losses):
+        own = raw[i].detach().requires_grad_()
+        expected = loss.elementwise(own, target.expand(3, 2, 40)[i])
+        assert_close(each[i], expected, rtol=0, atol=1e-14)
+        expected.square().sum().backward()
+        assert_close(slope[i], own.grad, rtol=0, atol=1e-13)
+    other = losses[1].elementwise(raw[0], target.expand(3, 2, 40)[0])  # negative control
+    assert (each[0] - other).abs().max() > 1e-3
+    assert [getattr(loss, name) for loss in losses] == numbers  # the recipes are left alone
+
+
+@pytest.mark.parametrize("cls", STACKABLE)
+def test_equal_numbers_stay_numbers(cls):
+    (name,) = cls.stackable
+    first = cls()
+    together = stack_recipes([first, cls(), cls()], 2, torch.float64, torch.device("cpu"))
+    assert getattr(together, name) == getattr(first, name)
+    assert together is not first  # what a stack sets does not reach the user's recipe
+
+
+@pytest.mark.parametrize("cls", STACKABLE)
+def test_numbers_of_a_stack_have_the_type_of_its_tensors(cls):
+    (name,) = cls.stackable
+    losses = [cls(**{name: number}) for number in STACKABLE[cls]]
+    together = stack_recipes(losses, 2, torch.float32, torch.device("cpu"))
+    (kind, *_) = cls.kinds
+    raw, target = sample(together, kind, (3, 2, 40), dtype=torch.float32)
+    assert together.elementwise(raw, target).dtype == torch.float32
+
+
+def test_numbers_that_are_not_declared_keep_networks_apart():
+    """Whether networks may share a stack is told from the parameters alone."""
+    models = {
+        "declared": [MultiTaskRegressor(loss=Quantile(quantile=q)) for q in (0.1, 0.9)],
+        "a list": [MultiTaskRegressor(loss=[Huber(delta=d), "poisson"]) for d in (0.1, 0.9)],
+        "not declared": [MultiTaskRegressor(loss=LogCosh(width=w)) for w in (0.1, 0.9)],
+        "equal": [MultiTaskRegressor(loss=LogCosh(width=w)) for w in (0.1, 0.1)],
+        "other losses": [MultiTaskRegressor(loss=name) for name in ("huber", "quantile")],
+    }
+    forms = {what: len({likely_form(m) for m in pair}) for what, pair in models.items()}
+    assert forms == {
+        "declared": 1,
+        "a list": 1,
+        "not declared": 2,
+        "equal": 1,
+        "other losses": 2,
+    }
 
 
 # In an estimator ----------------------------------------------------------------------------

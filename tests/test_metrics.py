@@ -50,6 +50,7 @@ from sk_mtl.metrics import (
     mean_score,
     task_scores,
 )
+from sk_mtl.metrics._scores import _default_score, _Sample
 from sk_mtl.model_selection import MultiTaskStratifiedKFold
 
 
@@ -235,6 +236,111 @@ class TestTaskScores:
         assert task_scores(model, X, Y, BY_KIND) == pytest.approx(
             task_scores(by_hand, StandardScaler().fit_transform(X), Y, BY_KIND)
         )
+
+
+class Constant(LinearTasks):
+    """Predicts what it is told to."""
+
+    def __init__(self, table=None, C=1.0):
+        super().__init__(C)
+        self.table = table
+
+    def predict(self, X):
+        table = np.asarray(self.table)[X[:, 0].astype(int)]
+        return table[:, 0] if self._one_d else table
+
+
+def told(labels, predicted, rows=None):
+    """An estimator of one task that predicts so, and the rows; fitted on any labels."""
+    n = len(labels)
+    X = np.arange(n, dtype=float)[:, None] if rows is None else rows
+    model = Constant(np.reshape(predicted, (n, 1)))
+    return model.fit(np.arange(4.0)[:, None], np.array([0.0, 0.5, 1.0, 2.5])), X
+
+
+def sample_of(labels, weights, classes=None):
+    labels = np.asarray(labels)
+    return _Sample("task0", 0, classes, np.ones(len(labels), dtype=bool), labels, weights)
+
+
+class TestDefaultScores:
+    """Accuracy and R2 without scikit-learn's checks are scikit-learn's, to the last bit."""
+
+    @pytest.mark.parametrize("weighted", [False, True])
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_r2(self, weighted, dtype):
+        rng = np.random.default_rng(0)
+        for n in [2, 3, 7, 50, 200]:
+            y = rng.normal(size=n) * 10 ** rng.uniform(-3, 6) + rng.normal() * 1e3
+            predicted = (y + rng.normal(size=n) * y.std()).astype(dtype)
+            w = rng.uniform(0.1, 3.0, size=n) if weighted else None
+            expected = r2_score(y, predicted, sample_weight=w)
+            assert _default_score(predicted, sample_of(y, w)) == expected
+            assert _default_score(predicted[::-1], sample_of(y, w)) != expected
+            if weighted:
+                assert _default_score(predicted, sample_of(y, None)) != expected
+
+    @pytest.mark.parametrize("weighted", [False, True])
+    @pytest.mark.parametrize(
+        "classes", [[0, 1, 2], ["a", "b", "c"], [False, True]], ids=["ints", "words", "bools"]
+    )
+    def test_accuracy(self, weighted, classes):
+        rng = np.random.default_rng(0)
+        classes = np.array(classes)
+        for n in [2, 3, 50, 200]:
+            y, predicted = rng.choice(classes, n), rng.choice(classes, n)
+            y[0] = predicted[0]  # at least one hit
+            w = rng.uniform(0.1, 3.0, size=n) if weighted else None
+            found = _default_score(predicted, sample_of(y.astype(object), w, classes))
+            assert found == accuracy_score(y, predicted, sample_weight=w)
+            assert isinstance(found, float)
+        assert found != accuracy_score(y, y)
+
+    @pytest.mark.parametrize("value", [0.0, 7.0, 0.1, 1 / 3, 1e9 + 0.1])
+    @pytest.mark.parametrize("weighted", [False, True])
+    @pytest.mark.parametrize("off", [0.0, 1.0])
+    def test_a_constant_target(self, value, weighted, off):
+        """1 for those that meet it, 0 for others, unless rounding moves its mean."""
+        for n in (2, 10, 37):
+            y = np.full(n, value)
+            w = np.random.default_rng(n).uniform(0.1, 3.0, size=n) if weighted else None
+            expected = r2_score(y, y + off, sample_weight=w)
+            assert _default_score(y + off, sample_of(y, w)) == expected
+            assert expected == (off == 0) or value != 0.0
+
+    def test_one_row(self):
+        """Its accuracy is defined; its R2 is not, as for scikit-learn."""
+        X, Y = make_data()
+        fitted = LinearTasks().fit(X, Y)
+        row = int(np.flatnonzero(Y.notna().all(axis=1))[0])
+        alone = Y.copy()
+        alone.loc[alone.index != row] = np.nan
+        scores = task_scores(fitted, X, alone)
+        hits = fitted.predict(X[[row]])[0] == Y.loc[row].to_numpy()
+        assert scores == pytest.approx(
+            {"buys": float(hits[0]), "size": float(hits[1]), "wage": np.nan}, nan_ok=True
+        )
+        with pytest.raises(ValueError, match="for which make_scorer"):
+            task_scores(fitted, X, alone, undefined="raise")
+
+    def test_they_are_what_the_scorers_of_these_names_give(self, data, fitted):
+        """By the way that any other metric takes."""
+        X, Y = data
+        rng = np.random.default_rng(0)
+        for weight in (None, rng.uniform(0.0, 2.0, len(X)), rng.uniform(0.5, 2.0, Y.shape)):
+            named = {"classification": "accuracy", "regression": "r2"}
+            default = task_scores(fitted, X, Y, sample_weight=weight)
+            assert default == task_scores(fitted, X, Y, metric=named, sample_weight=weight)
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_predictions_that_are_no_numbers_are_refused(self, bad):
+        """As scikit-learn refuses them, and as metric="r2" does."""
+        y = np.arange(4.0)
+        model, X = told(y, [0.0, bad, 2.0, 3.0])
+        with pytest.raises(ValueError, match=r"contains (NaN|infinity)"):
+            task_scores(model, X, y, metric="r2")
+        with pytest.raises(ValueError, match=r"contains (NaN|infinity)"):
+            task_scores(model, X, y)
 
 
 class TestErrors:

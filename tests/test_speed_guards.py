@@ -9,14 +9,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from skorch.callbacks import GradientNormClipping
+from stacks import fit_stack
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sk_mtl import MultiTaskEstimator
+from sk_mtl import MultiTaskEstimator, stacked_training
 from sk_mtl._support import Stream
 from sk_mtl.batches import TaskData
-from sk_mtl.losses import LogLoss, SquaredError
+from sk_mtl.losses import Focal, Huber, LogLoss, SquaredError
 from sk_mtl.network import HeadGroup, build_network
 from sk_mtl.objective import Objective
+from sk_mtl.stacked_training import StackedTraining
 from sk_mtl.training import MultiTaskNet
 from sk_mtl.trunks import TRUNKS
 from sk_mtl.weighting import WEIGHTINGS, Static
@@ -166,6 +169,87 @@ def test_a_step_costs_the_same_for_few_and_many_stacked_networks(trunk, monkeypa
     assert stacked_steps(monkeypatch, trunk, 2) == stacked_steps(monkeypatch, trunk, 16)
 
 
+def operators_of_a_stacked_epoch(monkeypatch, candidates, *, n_folds=1, missing=False, **params):
+    """Return the operators of an epoch of many estimators, validation and records included."""
+    X, Y = table(3, missing=missing, n_rows=80)
+    folds = [(X[f : 70 + f], Y[f : 70 + f], {}) for f in range(n_folds)]
+    base = {"hidden_layer_sizes": (8, 6), "batch_size": 16, "max_iter": 3, "random_state": 0}
+    models = [
+        MultiTaskEstimator(tasks=["regression"] * 3, **(base | params | candidate))
+        for candidate in candidates
+    ]
+    run_epoch, counts = StackedTraining._run_epoch, []
+
+    def counted(training):
+        with Operators() as operators:
+            run_epoch(training)
+        counts.append(operators.count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StackedTraining, "_run_epoch", counted)
+        fit_stack(
+            [model for _ in folds for model in models], [fold for fold in folds for _ in models]
+        )
+    assert len(counts) == 3 and counts[1] == counts[2]
+    return counts[-1]
+
+
+def candidates(what, n):
+    """So many candidates that differ in something."""
+    return {
+        "task weights": [{"task_weights": [1, 1 + i, 2]} for i in range(n)],
+        "learning rates": [{"learning_rate_init": 1e-3 * (1 + i)} for i in range(n)],
+        "penalties": [{"alpha": 0.1 * i} for i in range(n)],
+        "numbers of losses": [{"loss": Huber(delta=0.1 * (1 + i))} for i in range(n)],
+    }[what]
+
+
+@pytest.mark.parametrize(
+    "what", ["task weights", "learning rates", "penalties", "numbers of losses"]
+)
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"missing": True, "early_stopping": True},
+        {"solver": "sgd", "dropout": 0.1},
+        {"callbacks": [GradientNormClipping(1.0)], "n_folds": 2},
+        {"trunk": "ple"},
+        {"trunk": "single_task"},
+    ],
+    ids=["plain", "validation", "masks", "clipping, two folds", "ple", "single_task"],
+)
+def test_an_epoch_costs_the_same_for_4_and_32_candidates(what, params, monkeypatch):
+    few, many = (
+        operators_of_a_stacked_epoch(monkeypatch, candidates(what, n), **params) for n in (4, 32)
+    )
+    assert few == many
+
+
+def test_the_count_of_a_stacked_epoch_can_grow(monkeypatch):
+    """Negative control: every seed has masks, and an order of rows, of its own."""
+    few, many = (
+        operators_of_a_stacked_epoch(
+            monkeypatch, [{"random_state": i} for i in range(n)], dropout=0.1
+        )
+        for n in (2, 4)
+    )
+    assert few < many
+
+
+def test_candidates_that_share_a_seed_share_masks_and_batches(monkeypatch):
+    """Four orders of rows, and four streams of masks, for 4 as for 32 candidates."""
+    few, many = (
+        operators_of_a_stacked_epoch(
+            monkeypatch,
+            [{"random_state": i % 4, "alpha": 0.1 * i} for i in range(n)],
+            dropout=0.1,
+        )
+        for n in (8, 32)
+    )
+    assert few == many
+
+
 @pytest.mark.parametrize(
     ("params", "measured"),
     [
@@ -226,9 +310,15 @@ def no_read_back(monkeypatch):
 
         return run
 
-    for name, allowed in (("_run_epoch", False), ("_record_epoch", True), ("_record_score", True)):
-        method = guarded(getattr(MultiTaskNet, name), allowed=allowed)
-        monkeypatch.setattr(MultiTaskNet, name, method)
+    for owner, name, allowed in (
+        (MultiTaskNet, "_run_epoch", False),
+        (MultiTaskNet, "_record_epoch", True),
+        (MultiTaskNet, "_record_score", True),
+        (StackedTraining, "_run_epoch", False),
+        (StackedTraining, "_record", True),
+        (stacked_training, "encoded_scores", True),  # on the validation rows, once an epoch
+    ):
+        monkeypatch.setattr(owner, name, guarded(getattr(owner, name), allowed=allowed))
 
 
 @pytest.mark.usefixtures("no_read_back")
@@ -252,6 +342,39 @@ def test_nothing_is_read_back_inside_an_epoch(trunk, missing, weighted, solver):
         early_stopping=True,
         random_state=0,
     ).fit(X, Y, sample_weight=np.linspace(1, 2, len(X)) if weighted else None)
+
+
+@pytest.mark.usefixtures("no_read_back")
+@pytest.mark.parametrize("n_folds", [1, 2])
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+@every_trunk
+def test_nothing_is_read_back_inside_an_epoch_of_a_stack(trunk, solver, n_folds):
+    """Whatever the networks differ in: rates, penalties, masks, numbers of losses, their ends."""
+    X, Y = table(6, missing=True, mixed=True, n_rows=80)
+    w = np.linspace(1, 2, 70)
+    folds = [(X[f : 70 + f], Y[f : 70 + f], {"sample_weight": w}) for f in range(n_folds)]
+    models = [
+        MultiTaskEstimator(
+            trunk,
+            tasks=["classification", "classification", "regression"] * 2,
+            hidden_layer_sizes=(8,),
+            head_hidden_layer_sizes=(4,),
+            loss=["log_loss", Focal(gamma=i + 1.0), Huber(delta=i + 0.5)] * 2,
+            dropout=0.1 * i,
+            solver=solver,
+            learning_rate_init=1e-3 * (i + 1),
+            alpha=0.1 * i,
+            task_weights=[1 + i, 2, 3, 4, 5, 6],
+            callbacks=[GradientNormClipping(1.0)],
+            batch_size=16,
+            max_iter=2 + i,
+            early_stopping=True,
+            random_state=i,
+        )
+        for i in range(3)
+    ]
+    _, errors = fit_stack(models * n_folds, [fold for fold in folds for _ in models])
+    assert not any(errors)
 
 
 @pytest.mark.usefixtures("no_read_back")
@@ -284,3 +407,19 @@ def test_the_guard_sees_a_read_back(read):
     X, Y = table(2)
     with pytest.raises(AssertionError, match="makes the device wait"):
         MultiTaskEstimator(tasks=["regression"] * 2, loss=Curious(), max_iter=1).fit(X, Y)
+
+
+class Reads(SquaredError):
+    """A loss that looks at its values."""
+
+    def elementwise(self, raw, target):
+        raw.detach().mean().item()
+        return super().elementwise(raw, target)
+
+
+@pytest.mark.usefixtures("no_read_back")
+def test_the_guard_sees_a_read_back_in_a_stack():
+    """Negative control, as above."""
+    models = [MultiTaskEstimator(tasks=["regression"] * 2, loss=Reads(), max_iter=1)] * 2
+    with pytest.raises(AssertionError, match="makes the device wait"):
+        fit_stack(models, [(*table(2), {})] * 2)

@@ -7,21 +7,23 @@ from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import Any
 
-import joblib
 import numpy as np
 import torch
 from skorch.callbacks import GradientNormClipping
 
-from sk_mtl._support import Recipe, has_sklearn_callbacks, stack_recipes
+from sk_mtl._support import Recipe, fingerprint, has_sklearn_callbacks, stack_recipes
 from sk_mtl.columns import torch_dtype
 from sk_mtl.estimators._architecture import plain
 from sk_mtl.estimators._base import BaseMultiTask
+from sk_mtl.estimators._describe import kinds_of, resolve_losses
 from sk_mtl.estimators._fitted import set_fitted
+from sk_mtl.estimators._mixins import ScoreMixin
 from sk_mtl.estimators._optimizer import optimizer_arguments
 from sk_mtl.estimators._run import build, check_callbacks, make_net
 from sk_mtl.estimators._session import Plan, Session
 from sk_mtl.network import MultiTaskNetwork, group_tasks
 from sk_mtl.objective import Objective
+from sk_mtl.stack import check_weighting
 from sk_mtl.stacked_training import Member, Source, StackedTraining, Trained, working_set
 
 # Of numbers and activations that one network takes, as measured by `working_set`. Stacks up to
@@ -47,9 +49,19 @@ _STACKABLE = {
 }
 
 
-def is_ours(estimator: Any) -> bool:
-    """Whether this is one of the estimators that own a multi-task network."""
-    return isinstance(estimator, BaseMultiTask)
+def why_not_ours(estimator: Any) -> str | None:
+    """Return why this is none of the estimators that can be stacked; None if it is one."""
+    name = type(estimator).__name__
+    if not isinstance(estimator, BaseMultiTask):
+        return f"{name} is no multi-task estimator of this package"
+    if type(estimator).fit is not BaseMultiTask.fit:
+        return f"{name} has a fit of its own"
+    return None
+
+
+def scores_by_mean(estimator: Any) -> bool:
+    """Whether an estimator's ``score`` is the mean over its tasks."""
+    return getattr(type(estimator), "score", None) is ScoreMixin.score
 
 
 def open_session(
@@ -70,22 +82,23 @@ def open_session(
     """
     est._validate_params()
     params = est.get_params(deep=False)
-    encoding = {k: plain(v) for k, v in params.items() if k not in _NOT_ENCODING}
-    key = (place, type(est), joblib.hash(encoding))
+    encoding = {k: _without_numbers(v) for k, v in params.items() if k not in _NOT_ENCODING}
+    key = (place, type(est), fingerprint(encoding))
     if key not in sessions:
         sessions[key] = est._session(X, y, **fit_params)
         return sessions[key]
     first = sessions[key].est
     vars(est).update({k: v for k, v in vars(first).items() if k not in params})
+    est._task_losses = resolve_losses(est.loss, kinds_of(est._tasks), est.task_names_)
     est._draw_seeds()
     return sessions[key].sibling(est)
 
 
-def likely_form(est: Any) -> str:
+def likely_form(est: Any) -> Hashable:
     """Return what estimators have to share to be stacked, as far as parameters tell it."""
     params = est.get_params(deep=False)
-    key: str = joblib.hash(
-        (type(est), {k: _without_numbers(v) for k, v in params.items() if k not in _STACKABLE})
+    key: Hashable = fingerprint(
+        [type(est), {k: _without_numbers(v) for k, v in params.items() if k not in _STACKABLE}]
     )
     return key
 
@@ -118,12 +131,12 @@ def why_alone(session: Session, plan: Plan) -> str | None:
     return None
 
 
-def form(session: Session, plan: Plan) -> str:
+def form(session: Session, plan: Plan) -> Hashable:
     """Return what estimators have to have in common to be trained in one stack."""
     est = session.est
     clip = _clip(est)
     sets = [plan.train] if plan.valid is None else [plan.train, plan.valid]
-    key: str = joblib.hash(
+    key: Hashable = fingerprint(
         (
             [plan.shape[name][1] for name in SHAPING],
             [
@@ -197,6 +210,8 @@ def train_stack(sessions: Sequence[Session], plans: Sequence[Plan]) -> list[Exce
     network = build(sessions, plans, stack=(len(sessions),)).to(device)
     template = build(sessions[:1], plans[:1], stack=()).to(device)
     objective = _objective(sessions, plans, network).to(device)
+    alone = _objective(sessions[:1], plans[:1], template).to(device)
+    check_weighting(objective.balance, alone.balance, objective.user_weights)
     sources, of = _sources(sessions, plans)
     members = [
         Member(source, float(s.est.learning_rate_init), s.est.max_iter, p.stopping, _clip(s.est))
@@ -277,6 +292,6 @@ def _finish(session: Session, plan: Plan, trained: Trained) -> Exception | None:
     est.net_ = net
     try:
         set_fitted(session, net, plan.stopping, lambda: None)
-    except ValueError as error:
+    except Exception as error:  # also a warning that the user's filters make one
         return error
     return None

@@ -289,7 +289,9 @@ def _score(
     """Return one task's score."""
     kind = KINDS[sample.classes is None]
     if metric is None and len(sample.labels) > 1:
-        return _default_score(view.predict(np.flatnonzero(sample.labelled)), sample)
+        predicted = view.predict(np.flatnonzero(sample.labelled))
+        if sample.classes is not None or np.isfinite(predicted).all():
+            return _default_score(predicted, sample)
     scorer = scorer_of_task(
         choose_metric(metric, sample.task, kind), sample.task, kind, sample.classes
     )

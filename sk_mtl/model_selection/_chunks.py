@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import joblib
@@ -12,6 +13,7 @@ from joblib.parallel import get_active_backend
 from sklearn.base import clone
 from sklearn.utils.parallel import Parallel, delayed
 
+from sk_mtl._support import fingerprint
 from sk_mtl.estimators import _stacking as stacking
 from sk_mtl.model_selection._jobs import Chunk, Outcome, open_job, run_chunk
 from sk_mtl.model_selection._scoring import Scoring
@@ -69,7 +71,7 @@ class Schedule:
     max_stack: int | str
     n_jobs: int | None
     groups: list[Group] = field(default_factory=list)
-    _stages: dict[tuple[int, str], Stage] = field(default_factory=dict)
+    _stages: dict[tuple[int, Any], Stage] = field(default_factory=dict)
 
     def run(self, pre_dispatch: int | str) -> tuple[list[Outcome], bool]:
         """Return what became of the jobs, and whether the user interrupted them."""
@@ -81,9 +83,12 @@ class Schedule:
             pre_dispatch=pre_dispatch,
             return_as="generator_unordered" if lazily else "list",
         )
+        chunks: Iterable[Chunk] = self._chunks()
+        if joblib.effective_n_jobs(self.n_jobs) > 1:
+            chunks = list(chunks)  # joblib's threads would fit a pipeline's steps, and lose errors
         outcomes: list[Outcome] = []
         try:
-            for part in parallel(delayed(run_chunk)(chunk) for chunk in self._chunks()):
+            for part in parallel(delayed(run_chunk)(chunk) for chunk in chunks):
                 outcomes += part
                 if any(outcome.interrupted for outcome in part):
                     return outcomes, True
@@ -93,10 +98,11 @@ class Schedule:
 
     def _group(self) -> list[Group]:
         """Put candidates together that differ in stackable parameters only."""
-        groups: dict[str, Group] = {}
+        groups: dict[Any, Group] = {}
         for c, params in enumerate(self.candidates):
             final = last_step(clone(self.estimator).set_params(**clone(params, safe=False)))
-            form = stacking.likely_form(final) if stacking.is_ours(final) else ""
+            alone = stacking.why_not_ours(final)
+            form = None if alone else stacking.likely_form(final)
             groups.setdefault(form, Group([])).candidates.append(c)
         for group in groups.values():
             group.size, group.n_bytes = self._measure(group)
@@ -104,11 +110,10 @@ class Schedule:
 
     def _measure(self, group: Group) -> tuple[int, int]:
         """Return how many networks of a group to stack, and what one of them takes."""
-        first = group.candidates[0]
-        params = self.candidates[first]
-        for fold in range(len(self.folds)):  # the first may be one that cannot be trained on
-            chunk = self._chunk([(first, fold, params)], 1)
-            job = open_job(chunk, first, fold, params, {})
+        for fold, c in product(range(len(self.folds)), group.candidates):
+            # the first may be one that cannot be trained, or on which nothing can
+            chunk = self._chunk([(c, fold, self.candidates[c])], 1)
+            job = open_job(chunk, c, fold, self.candidates[c], {})
             if job.reason:
                 break
             if job.error is None:
@@ -123,6 +128,8 @@ class Schedule:
             jobs = [
                 (c, f, self.candidates[c]) for f in range(len(self.folds)) for c in group.candidates
             ]
+            if not jobs:
+                return
             n_parts = -(-len(jobs) // group.size)
             n_parts = min(-(-n_parts // n_workers) * n_workers, len(jobs))
             for part in np.array_split(np.arange(len(jobs)), n_parts):
@@ -141,7 +148,7 @@ class Schedule:
         chunk.stages = self._staged(jobs)
         return chunk
 
-    def _staged(self, jobs: list[tuple[int, int, Params]]) -> dict[tuple[int, str], Stage]:
+    def _staged(self, jobs: list[tuple[int, int, Params]]) -> dict[tuple[int, Any], Stage]:
         """Return the folds of a pipeline's jobs: its first steps are fitted here, once a fold.
 
         Rows of a bare estimator are cut where they are needed, which costs less than to send
@@ -150,13 +157,16 @@ class Schedule:
         stages = {}
         for _, fold, params in jobs:
             before = step_params(self.estimator, params)
-            place = (fold, joblib.hash(before))
+            place = (fold, fingerprint(before))
             if hasattr(self.estimator, "steps") and place not in self._stages:
                 self._stages[place] = stage_fold(
                     self.estimator, before, self.data, *self.folds[fold]
                 )
             if place in self._stages:
                 stages[place] = self._stages[place]
+                error = stages[place].error
+                if error is not None and self.scoring.error_score == "raise":
+                    raise error  # here: a worker may not be able to send it back
         return stages
 
 
@@ -170,6 +180,7 @@ def report(schedule: Schedule, outcomes: Sequence[Outcome]) -> dict[str, list[An
     sizes, reasons = [0] * n, [""] * n
     for outcome in outcomes:
         sizes[outcome.candidate] = max(sizes[outcome.candidate], outcome.stack_size)
-        reasons[outcome.candidate] = reasons[outcome.candidate] or outcome.reason
+        if outcome.stack_size == 1:
+            reasons[outcome.candidate] = reasons[outcome.candidate] or outcome.reason
     trained = ["stacked" if s > 1 else "alone" if s else "not at all" for s in sizes]
     return {"trained": trained, "stack_size": sizes, "network_bytes": n_bytes, "reason": reasons}

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import clone, is_classifier
@@ -26,12 +26,14 @@ from sk_mtl._support import (
     warn,
     with_callbacks,
 )
+from sk_mtl.estimators import _stacking as stacking
+from sk_mtl.metrics._scorers import MultiTaskScorer
 from sk_mtl.model_selection._chunks import Schedule, report
 from sk_mtl.model_selection._front import FrontMixin
 from sk_mtl.model_selection._jobs import Outcome
 from sk_mtl.model_selection._pareto import Knee
 from sk_mtl.model_selection._scoring import Scoring
-from sk_mtl.model_selection._stage import Data
+from sk_mtl.model_selection._stage import Data, last_step
 from sk_mtl.model_selection._validation import make_cv
 from sk_mtl.targets import read_targets
 
@@ -75,6 +77,8 @@ class StackedSearch(FrontMixin, BaseSearchCV):
     come behind these among the bases, so that this ``fit`` replaces that of ``BaseSearchCV``.
     """
 
+    _one_score: ClassVar[bool] = False
+
     @undo_on_error
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=False)  # the estimator is not validated yet
@@ -98,9 +102,7 @@ class StackedSearch(FrontMixin, BaseSearchCV):
         """
         scorers, refit_metric = self._get_scorers()
         X, y = indexable(X, y)
-        if isinstance(self.refit, Knee) and not callable(self.scoring):
-            names = read_targets(y).task_names + list(getattr(scorers, "_scorers", ()))
-            self.refit.check_names(names)  # not after hours of training
+        self._check_rules(y, scorers)
         routed = self._get_routed_params_for_fit(check_method_params(X, params=params))
         split_params = routed.splitter.split
         self._checked_cv_orig = self._checked_cv(y)
@@ -131,6 +133,40 @@ class StackedSearch(FrontMixin, BaseSearchCV):
         self.cv_results_ = rounds.results
         tell_end()
         return self
+
+    def score(self: Any, X: Any, y: Any = None, **params: Any) -> float:
+        """Return the score of the best estimator.
+
+        Parameters
+        ----------
+        X : array-like or frame of shape (n_samples, n_features)
+            Features.
+        y : array-like or frame of shape (n_samples,) or (n_samples, n_tasks)
+            Labels.
+        **params : dict
+            Parameters of the scorer.
+
+        Returns
+        -------
+        float
+            By ``scoring``, or by the estimator's own ``score`` without one. With several scores
+            that which ``refit`` names; the estimator's own where ``refit`` is a callable.
+        """
+        if getattr(self, "multimetric_", False) and callable(self.refit):
+            return float(self.best_estimator_.score(X, y, **params))
+        return float(super().score(X, y, **params))
+
+    def _check_rules(self: Any, y: Any, scorers: Any) -> None:
+        """Raise where a rule cannot be followed, before anything is trained for it."""
+        named = isinstance(self.scoring, MultiTaskScorer)
+        if named and self._one_score:
+            raise ValueError(
+                f"Got scoring={self.scoring!r}, expected one that gives a number: candidates are "
+                "dropped by it. Leave it out, or use make_task_scorer(task=...)."
+            )
+        if isinstance(self.refit, Knee) and (named or not callable(self.scoring)):
+            names = read_targets(y).task_names + list(getattr(scorers, "_scorers", ["mean"]))
+            self.refit.check_names(names)
 
     def _search(self: Any, evaluate: Any, X: Any, y: Any) -> Any:
         """Let scikit-learn's class choose what is evaluated; return what tells the end.
@@ -188,7 +224,8 @@ class StackedSearch(FrontMixin, BaseSearchCV):
     def _checked_cv(self: Any, y: Any) -> Any:
         """Return the splitter; numbers stand for folds that allow missing labels if there are."""
         cv = self.cv
-        if (cv is None or isinstance(cv, (int, np.integer))) and _has_gaps(y):
+        ours = stacking.why_not_ours(last_step(self.estimator)) is None
+        if ours and (cv is None or isinstance(cv, (int, np.integer))) and _has_gaps(y):
             return make_cv(cv, self.estimator)
         return check_cv(cv, y, classifier=is_classifier(self.estimator))
 
@@ -211,7 +248,7 @@ class StackedSearch(FrontMixin, BaseSearchCV):
         if callable(self.scoring):  # names are only known from what it returned
             insert_error_scores(known, self.error_score)
         first = known[0]
-        absent: dict[str, Any] = {"fit_time": np.nan, "score_time": np.nan, "n_test_samples": 0}
+        absent: dict[str, Any] = {**dict.fromkeys(first), "fit_time": np.nan, "score_time": np.nan}
         for key in ("test_scores", "train_scores"):
             if key in first:
                 named = isinstance(first[key], dict)

@@ -92,14 +92,15 @@ class FrontMixin:
             )
         return closest_to_preference(self.task_scores_[:, told], np.asarray(wanted)[told])
 
-    def hypervolume(self: Any, reference: ArrayLike | None = None) -> float:
+    def hypervolume(self: Any, reference: Mapping[str, float] | ArrayLike | None = None) -> float:
         """Return the volume that the front dominates: one number for a whole search.
 
         Parameters
         ----------
-        reference : array-like of shape (n_tasks,), default=None
-            A score a task (of those that have any) that counts as worthless. None takes the
-            worst of any candidate; two searches compare only by the same reference.
+        reference : dict or array-like of shape (n_tasks,), default=None
+            A score a task, by name or in order (of those that have any), that counts as
+            worthless. None takes the worst of any candidate; two searches compare only by the
+            same reference.
 
         Returns
         -------
@@ -108,9 +109,13 @@ class FrontMixin:
         """
         check_is_fitted(self, "task_scores_")
         scores = self.task_scores_[:, self._told()]
+        floor: Any = reference
         if reference is None:
-            reference = np.nanmin(scores, axis=0)
-        return hypervolume(scores[self.pareto_front_], reference)
+            floor = np.nanmin(scores, axis=0)
+        elif isinstance(reference, Mapping):
+            names = np.array(self.task_names_, dtype=object)[self._told()].tolist()
+            floor = by_task(reference, names, "reference")
+        return hypervolume(scores[self.pareto_front_], floor)
 
     def fit_candidates(
         self: Any, X: Any, y: Any, candidates: int | Sequence[int] | None = None, **fit_params: Any
@@ -123,8 +128,8 @@ class FrontMixin:
             Features, as a rule those of the search.
         y : array-like or frame of shape (n_samples,) or (n_samples, n_tasks)
             Labels.
-        candidates : int, sequence of int or None, default=None
-            Positions in ``cv_results_``; None for ``pareto_front_``.
+        candidates : int, sequence of int, mask or None, default=None
+            Positions in ``cv_results_``, or a mask over them; None for ``pareto_front_``.
         **fit_params : dict
             Parameters of the estimator's ``fit``.
 
@@ -160,7 +165,9 @@ class FrontMixin:
         """Return positions of candidates as a list, or raise."""
         given = self.pareto_front_ if candidates is None else np.atleast_1d(candidates)
         n = len(self.cv_results_["params"])
-        bad = [c for c in given.tolist() if not (isinstance(c, int) and 0 <= c < n)]
+        if given.dtype == bool and len(given) == n:
+            given = np.flatnonzero(given)
+        bad = [c for c in given.tolist() if type(c) is not int or not 0 <= c < n]
         if bad:
             raise ValueError(
                 f"Got candidates {bad}, expected positions from 0 to {n - 1}. Take them from "

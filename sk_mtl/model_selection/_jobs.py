@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from traceback import format_exception
 from typing import Any
 
-import joblib
 import numpy as np
 from sklearn.base import clone
 
+from sk_mtl._support import fingerprint
 from sk_mtl.estimators import _stacking as stacking
 from sk_mtl.model_selection._scoring import Scoring
 from sk_mtl.model_selection._stage import Data, Stage, last_step, stage_fold, step_params
@@ -31,10 +31,12 @@ class Job:
         The fold's rows.
     estimator : estimator
         The last step, with these parameters.
+    untouched : estimator
+        The same, from which no random number was drawn.
     session, plan : Session, Plan or None
         How it is trained, if it is one of ours.
-    error : str or None
-        Traceback, if its fit failed.
+    error : Exception or None
+        What its fit failed of.
     reason : str
         Why it was trained alone; empty if it was stacked.
     stack_size : int
@@ -50,9 +52,10 @@ class Job:
     params: dict[str, Any]
     stage: Stage
     estimator: Any
+    untouched: Any = None
     session: Any = None
     plan: Any = None
-    error: BaseException | str | None = None
+    error: Exception | None = None
     reason: str = ""
     stack_size: int = 1
     fit_time: float = 0.0
@@ -87,7 +90,7 @@ class Chunk:
     jobs: list[tuple[int, int, dict[str, Any]]]
     scoring: Scoring
     max_stack: int
-    stages: dict[tuple[int, str], Stage] = field(default_factory=dict)
+    stages: dict[tuple[int, Any], Stage] = field(default_factory=dict)
 
 
 @dataclass
@@ -143,15 +146,17 @@ def open_job(
     """Return a job, its data encoded and its parameters checked; ``sessions`` are shared."""
     whole = clone(chunk.estimator).set_params(**clone(params, safe=False))
     before = step_params(chunk.estimator, params)
-    place = (fold, joblib.hash(before))
+    place = (fold, fingerprint(before))
     if place not in chunk.stages:
         chunk.stages[place] = stage_fold(chunk.estimator, before, chunk.data, *chunk.folds[fold])
-    job = Job(candidate, fold, params, chunk.stages[place], last_step(whole))
+    final = last_step(whole)
+    untouched = final if isinstance(final, (str, type(None))) else clone(final)
+    job = Job(candidate, fold, params, chunk.stages[place], final, untouched)
     job.error = job.stage.error
     if job.error is not None:
         return job
-    if not stacking.is_ours(job.estimator):
-        job.reason = f"{type(job.estimator).__name__} is no multi-task estimator of this package"
+    job.reason = stacking.why_not_ours(job.estimator) or ""
+    if job.reason:
         return job
     start = time.perf_counter()
     try:
@@ -174,16 +179,15 @@ def _prepare(chunk: Chunk) -> list[Job]:
     for job in jobs:
         if job.error is not None and chunk.scoring.error_score == "raise":
             raise_error(job)
-        if chunk.max_stack == 1 and not job.reason:
+        if chunk.max_stack == 1 and not job.reason and job.error is None:
             job.reason = "max_stack is 1"
     return jobs
 
 
 def raise_error(job: Job) -> None:
     """Raise what a job failed of."""
-    if isinstance(job.error, BaseException):
-        raise job.error
-    raise ValueError(f"A step before the estimator failed:\n{job.error}")
+    assert job.error is not None
+    raise job.error
 
 
 def together(jobs: Sequence[Job], max_stack: int) -> list[list[Job]]:
@@ -229,7 +233,7 @@ def _fit_alone(job: Job) -> None:
         return
     job.reason = job.reason or "no other candidate or fold has its form"
     stage = job.stage
-    estimator = clone(job.estimator)
+    estimator = job.untouched
     try:
         estimator.fit(stage.X_fit, stage.y_fit, **stage.fit_params)
     except Exception as error:
@@ -242,14 +246,13 @@ def _score(job: Job, scoring: Scoring) -> Outcome:
     error = job.error
     if error is not None and scoring.error_score == "raise":
         raise_error(job)
-    if isinstance(error, BaseException):
-        error = "".join(format_exception(error))
-    result, task_scores = scoring(job.stage, job.estimator, error)
+    said = None if error is None else "".join(format_exception(error))
+    result, task_scores = scoring(job.stage, job.estimator, said)
     result["fit_time"] = job.fit_time
     if scoring.verbose > 1:
-        said = ", ".join(f"{name}={value}" for name, value in sorted(job.params.items()))
+        params = ", ".join(f"{name}={value}" for name, value in sorted(job.params.items()))
         took = job.fit_time + result["score_time"]
-        print(f"[CV] END {said}; score={result['test_scores']} total time={took:.1f}s")
+        print(f"[CV] END {params}; score={result['test_scores']} total time={took:.1f}s")
     return Outcome(
         job.candidate,
         job.fold,

@@ -14,7 +14,6 @@ from sk_mtl.estimators import _stacking as stacking
 from sk_mtl.metrics import make_multi_task_scorer
 from sk_mtl.metrics._scorers import MultiTaskScorer, TaskScorer
 from sk_mtl.model_selection._stage import Stage
-from sk_mtl.views import task_names
 
 
 @dataclass(frozen=True)
@@ -90,16 +89,19 @@ class Scoring:
 
     def _test_scores(self, stage: Stage, final: Any) -> tuple[Any, dict[str, float]]:
         """Return the test scores, and those of the tasks: the former's where it has them."""
-        own = passes_through(self.scorer) and stacking.is_ours(final) and not stage.score_test
+        own = (
+            passes_through(self.scorer) and stacking.scores_by_mean(final) and not stage.score_test
+        )
         by_task = _by_task(stage, final) if own else None
         if by_task:
             score = np.mean([s for s in by_task.values() if not np.isnan(s)] or [np.nan])
             if not np.isnan(score):  # an estimator's score is the mean over its tasks
                 return float(score), by_task
         scores = self._scores(stage, final, on_train=False)
-        names = task_names(final)
-        if isinstance(scores, dict) and set(names) <= set(scores):
-            return scores, {name: scores[name] for name in names}
+        if isinstance(scores, dict):
+            names = getattr(final, "task_names_", None)
+            if names and set(names) <= set(scores):
+                return scores, {name: scores[name] for name in names}
         return scores, by_task if by_task is not None else _by_task(stage, final)
 
 
@@ -109,7 +111,7 @@ def _by_task(stage: Stage, final: Any) -> dict[str, float]:
     scorer = make_multi_task_scorer(average=False)
     try:
         return scorer(final, stage.X_test, stage.y_test, sample_weight=weight)
-    except (TypeError, ValueError, AttributeError):  # no estimator of tasks: nothing to compare
+    except Exception:  # other estimators may have no tasks, or predict nothing
         return {}
 
 

@@ -105,7 +105,9 @@ multimetric_, classes_, n_features_in_, feature_names_in_
     >>> from sk_mtl.model_selection import task_weight_grid
     >>> X = np.linspace(-1, 1, 80).reshape(-1, 1)
     >>> Y = np.hstack([np.sin(3 * X), X**2])
-    >>> model = MultiTaskRegressor(hidden_layer_sizes=(8,), max_iter=10, tol=0, random_state=0)
+    >>> model = MultiTaskRegressor(
+    ...     hidden_layer_sizes=(8,), max_iter=1000, tol=0.01, n_iter_no_change=5, random_state=0
+    ... )
     >>> grid = {"task_weights": task_weight_grid(2, 3), "learning_rate_init": [0.01, 0.1]}
     >>> search = VectorizedGridSearchCV(model, grid, cv=4)
     >>> search = search.fit(X, Y)  # 8 candidates, 4 folds: one stack of 32 networks
@@ -165,10 +167,26 @@ class VectorizedRandomizedSearchCV(RandomizedSearchCV, StackedSearch):
         ``RandomizedSearchCV``. :class:`TaskWeightDistribution` draws task weights.
     n_iter : int, default=10
         Number of candidates.
-    scoring, n_jobs, refit, cv, verbose, pre_dispatch, error_score, return_train_score, max_stack
+    scoring : str, callable, list, tuple or dict, default=None
         As in :class:`VectorizedGridSearchCV`.
+    n_jobs : int, default=None
+        Number of stacks that joblib trains in parallel.
+    refit : bool, str or callable, default=True
+        As in :class:`VectorizedGridSearchCV`.
+    cv : int, splitter or iterable, default=None
+        As in :class:`VectorizedGridSearchCV`.
+    verbose : int, default=0
+        Above 0 the number of fits is printed, above 1 a line for every fit.
+    pre_dispatch : int or str, default="2*n_jobs"
+        Number of stacks handed to joblib at a time.
     random_state : int, RandomState instance or None, default=None
         For the draws of candidates; an estimator's own ``random_state`` is for its training.
+    error_score : "raise" or number, default=numpy.nan
+        Score of a fit that fails.
+    return_train_score : bool, default=False
+        Whether training rows are scored too.
+    max_stack : "auto" or int, default="auto"
+        Most networks in a stack; see :class:`VectorizedGridSearchCV`.
 
     Attributes
     ----------
@@ -191,7 +209,9 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
     >>> from sk_mtl.model_selection import TaskWeightDistribution
     >>> X = np.linspace(-1, 1, 80).reshape(-1, 1)
     >>> Y = np.hstack([np.sin(3 * X), X**2])
-    >>> model = MultiTaskRegressor(hidden_layer_sizes=(8,), max_iter=10, tol=0, random_state=0)
+    >>> model = MultiTaskRegressor(
+    ...     hidden_layer_sizes=(8,), max_iter=1000, tol=0.01, n_iter_no_change=5, random_state=0
+    ... )
     >>> draws = {"task_weights": TaskWeightDistribution(2), "alpha": loguniform(1e-5, 1)}
     >>> search = VectorizedRandomizedSearchCV(model, draws, n_iter=6, cv=4, random_state=0)
     >>> search.fit(X, Y).search_report_["trained"]
@@ -262,10 +282,24 @@ class VectorizedHalvingGridSearchCV(HalvingGridSearchCV, StackedSearch):
         ``resource="n_samples"`` for a classifier: give a number.
     aggressive_elimination : bool, default=False
         Whether the first rounds are repeated until few enough candidates are left.
-    cv, scoring, refit, error_score, return_train_score, n_jobs, verbose, max_stack
-        As in :class:`VectorizedGridSearchCV`; ``scoring`` has to give one number.
+    cv : int, splitter or iterable, default=5
+        As in :class:`VectorizedGridSearchCV`; the folds of all rounds have to be the same.
+    scoring : str or callable, default=None
+        As in :class:`VectorizedGridSearchCV`, but it has to give one number.
+    refit : bool or callable, default=True
+        Whether the best candidate of the last round is fitted on all rows.
+    error_score : "raise" or number, default=numpy.nan
+        Score of a fit that fails.
+    return_train_score : bool, default=True
+        Whether training rows are scored too.
     random_state : int, RandomState instance or None, default=None
         For the rows of a round where ``resource="n_samples"``.
+    n_jobs : int, default=None
+        Number of stacks that joblib trains in parallel.
+    verbose : int, default=0
+        Above 0 each round is reported.
+    max_stack : "auto" or int, default="auto"
+        Most networks in a stack; see :class:`VectorizedGridSearchCV`.
 
     Attributes
     ----------
@@ -294,7 +328,9 @@ n_required_iterations_
     >>> from sk_mtl.model_selection import VectorizedHalvingGridSearchCV
     >>> X = np.linspace(-1, 1, 80).reshape(-1, 1)
     >>> Y = np.hstack([np.sin(3 * X), X**2])
-    >>> model = MultiTaskRegressor(hidden_layer_sizes=(8,), tol=0, random_state=0)
+    >>> model = MultiTaskRegressor(
+    ...     hidden_layer_sizes=(8,), n_iter_no_change=1, tol=1, random_state=0
+    ... )
     >>> grid = {"learning_rate_init": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]}
     >>> search = VectorizedHalvingGridSearchCV(
     ...     model, grid, resource="max_iter", max_resources=9, cv=4
@@ -303,6 +339,7 @@ n_required_iterations_
     ([6, 2], [3, 9])
     """
 
+    _one_score = True
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **HalvingGridSearchCV._parameter_constraints,
         **_STACKING,

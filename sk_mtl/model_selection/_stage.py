@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from traceback import format_exc
+from traceback import format_exception
 from typing import Any
 
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 
-from sk_mtl._support import check_method_params, safe_indexing
+from sk_mtl._support import check_method_params, safe_split
 
 Indices = NDArray[Any]
 
@@ -50,8 +50,8 @@ class Stage:
         What the scorer is given.
     pipeline : Pipeline or None
         The steps before, fitted; the last one stands for any.
-    error : str or None
-        Traceback, if a step failed.
+    error : Exception or None
+        What a step failed of.
     """
 
     X_fit: Any
@@ -65,7 +65,14 @@ class Stage:
     score_train: dict[str, Any] = field(default_factory=dict)
     score_test: dict[str, Any] = field(default_factory=dict)
     pipeline: Pipeline | None = None
-    error: str | None = None
+    error: Exception | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.error is None:
+            return vars(self)
+        # Not every exception can be unpickled; in another process its text has to do.
+        told = RuntimeError("".join(format_exception(self.error)))
+        return {**vars(self), "error": told}
 
     def whole(self, final: Any) -> Any:
         """Return the fitted pipeline with this last step; without steps before, the step."""
@@ -123,8 +130,8 @@ def stage_fold(
     """
     X, y = data.X, data.y
     own = check_method_params(X, params=data.fit_params, indices=train)
-    X_train, X_test = safe_indexing(X, train), safe_indexing(X, test)
-    y_train, y_test = (None if y is None else safe_indexing(y, rows) for rows in (train, test))
+    X_train, y_train = safe_split(estimator, X, y, train)
+    X_test, y_test = safe_split(estimator, X, y, test, train)
     stage = Stage(X_train, y_train, X_test, y_test, X_train, y_train, X_test, own)
     stage.score_train = check_method_params(X, params=data.score_params, indices=train)
     stage.score_test = check_method_params(X, params=data.score_params, indices=test)
@@ -140,6 +147,6 @@ def stage_fold(
         stage.X_fit, stage.y_fit, stage.fit_params = recorder.given_
         if len(pipeline.steps) > 1:
             stage.X_test = pipeline[:-1].transform(X_test)
-    except Exception:
-        stage.error = format_exc()
+    except Exception as error:
+        stage.error = error
     return stage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import nn
@@ -42,7 +42,7 @@ class TrunkSpec:
     dropout: float | Sequence[float]
     draws: Draws
     seed: int | Sequence[int] = 0
-    _n_built: int = 0
+    _n_built: int = field(default=0, init=False)
 
     def mlp(self, n_inputs: int, *, parallel: int | None = None, tie: bool = False) -> StackedMLP:
         """Return hidden layers as the estimator asks for them, ``parallel`` side by side."""
