@@ -27,7 +27,6 @@ from searches import (
 )
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.exceptions import FitFailedWarning
-from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import KFold
 from sklearn.svm import SVC
 from sklearn.utils._param_validation import InvalidParameterError
@@ -165,11 +164,6 @@ class Failing(TransformerMixin, BaseEstimator):
         return X
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=TypeError,
-    reason="BUG: with n_jobs a step's exception that cannot be unpickled breaks the workers",
-)
 def test_a_step_that_failed_can_be_sent_to_a_worker():
     stage = stage_fold(pipe(Failing()), {}, Data(X, Y, {}, {}), *next(FOLDS.split(X)))
     assert stage.error is not None

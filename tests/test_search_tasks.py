@@ -31,7 +31,6 @@ from searches import (
 )
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 
 from sk_mtl.metrics import make_multi_task_scorer, make_task_scorer
 from sk_mtl.model_selection import Knee, closest_to_preference, hypervolume, non_dominated
@@ -289,10 +288,6 @@ def test_a_bad_candidate_that_comes_first_keeps_no_other_from_the_stack():
 
 
 @some_fail
-@pytest.mark.xfail(
-    strict=True,
-    reason="BUG: candidates that fail are said to have max_stack=1",
-)
 def test_the_report_does_not_call_failures_small_stacks():
     report = grid_search(mixed(), {"trunk": ["nothing", "mmoe"], "alpha": [0, 1]}).search_report_
     assert report["trained"] == ["alone", "stacked"] * 2
