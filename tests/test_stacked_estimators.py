@@ -102,9 +102,15 @@ DIFFER = {
 }
 EVERYTHING = [
     {"task_weights": [1, 2, 3], "learning_rate_init": 1e-3, "alpha": 0.1},
-    {"dropout": 0.3, "random_state": 7, "max_iter": 7},
+    {"dropout": 0.3, "random_state": 7, "max_iter": 7, "loss": [Focal(0.5), Huber(), Quantile()]},
     {"learning_rate_init": 0.1, "n_iter_no_change": 1, "tol": 0.1, "max_iter": 9},
-    {"stopping_rule": "worst", "stopping_tasks": [1], "dropout": 0.3},
+    {
+        "stopping_rule": "worst",
+        "stopping_tasks": [1],
+        "dropout": 0.3,
+        "loss": [Focal(3.0), Huber(0.2), Quantile(0.9)],
+        "max_iter": 8,
+    },
     {"random_state": 7, "max_iter": 2},
 ]
 
@@ -136,7 +142,12 @@ def test_everything_may_differ_at_once(trunk, early, monkeypatch):
     monkeypatch.setattr(
         NetworkStack, "keep", lambda stack, index: (sizes.append(len(index)), keep(stack, index))
     )
-    base = estimator(trunk, head_hidden_layer_sizes=(4,), early_stopping=early)
+    base = estimator(
+        trunk,
+        head_hidden_layer_sizes=(4,),
+        early_stopping=early,
+        loss=[Focal(), Huber(), Quantile()],
+    )
     together, _ = compare(*candidates_on_folds(base, EVERYTHING, folds_of()))
     assert len({model.n_iter_ for model in together}) >= 4
     assert len(sizes) >= 2 and sizes == sorted(sizes, reverse=True) and sizes[0] < 10
@@ -322,13 +333,9 @@ def test_a_stacked_estimator_can_be_pickled_and_copied(early):
         for other in (pickle.loads(pickle.dumps(ours)), copy.deepcopy(ours)):
             assert_array_equal(other.predict(X), ours.predict(X))
             other.fit(X, Y)
-            assert_same_fit(other, clone_fitted(theirs).fit(X, Y), X)
+            assert_same_fit(other, copy.deepcopy(theirs).fit(X, Y), X)
         # No tensor of the stack is carried along, and no memory of its optimiser.
         assert len(pickle.dumps(ours)) < len(pickle.dumps(theirs))
-
-
-def clone_fitted(model):
-    return copy.deepcopy(model)
 
 
 # Going on -------------------------------------------------------------------------------------
@@ -605,14 +612,10 @@ def test_what_follows_one_fit_is_trained_alone(reason):
 def size(**params):
     X, Y = table(600)
     (session,), (plan,) = open_stack([estimator(**params)], [(X, Y, {})])
-    before = weights_of_stream(session.est)
+    before = session.est._shuffle.generator().get_state()
     found = stacking.size_of_stacks(session, plan)
-    assert torch.equal(before, weights_of_stream(session.est))  # no number was drawn
+    assert torch.equal(before, session.est._shuffle.generator().get_state())  # nothing was drawn
     return found
-
-
-def weights_of_stream(est):
-    return est._shuffle.generator().get_state()
 
 
 @every_trunk
