@@ -39,8 +39,7 @@ _NOT_ENCODING = {
     *SHAPING,
     *("dropout", "task_weights", "weighting", "learning_rate_init", "alpha", "random_state"),
     *("max_iter", "tol", "n_iter_no_change", "stopping_rule", "stopping_tasks"),
-    *("head_hidden_layer_sizes", "solver", "momentum", "nesterovs_momentum", "batch_size"),
-    *("shuffle", "verbose", "callbacks"),
+    *("solver", "momentum", "nesterovs_momentum", "batch_size", "shuffle", "verbose", "callbacks"),
 }
 # What networks of one stack may differ in; more so the stackable numbers of recipes.
 _STACKABLE = {

@@ -58,8 +58,6 @@ class _Rounds:
         See ``search_report_``.
     results : dict
         ``cv_results_``.
-    interrupted : bool
-        Whether the user ended it.
     """
 
     candidates: list[dict[str, Any]] = field(default_factory=list)
@@ -67,7 +65,6 @@ class _Rounds:
     more: dict[str, list[Any]] = field(default_factory=dict)
     report: dict[str, list[Any]] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
-    interrupted: bool = False
 
 
 class StackedSearch(FrontMixin, BaseSearchCV):
@@ -173,17 +170,17 @@ class StackedSearch(FrontMixin, BaseSearchCV):
 
         Its callbacks hear of the search, not of the fits in it: these have no order.
         """
-        try:
+        context = None
+        with contextlib.suppress(_Interrupted):
             if not has_callback_contexts(self):
                 self._run_search(evaluate)
-                return lambda: None
-            context = open_callback_context(self, 1 + bool(self.refit))
-            context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-            with contextlib.suppress(_Interrupted):
+            else:
+                context = open_callback_context(self, 1 + bool(self.refit))
+                context.call_on_fit_task_begin(estimator=self, X=X, y=y)
                 self._run_search(evaluate, callback_ctx=context)
-            return lambda: context.call_on_fit_task_end(estimator=self, X=X, y=y)
-        except _Interrupted:
+        if context is None:
             return lambda: None
+        return lambda: context.call_on_fit_task_end(estimator=self, X=X, y=y)
 
     def _evaluate(
         self: Any, schedule: Schedule, rounds: _Rounds, more: Mapping[str, Any]
