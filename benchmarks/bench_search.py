@@ -278,7 +278,8 @@ def facts_of(search: GridSearchCV, case: Case) -> dict[str, Any]:
         facts["stack_size"] = max(report["stack_size"])
         facts["network_bytes"] = max(report["network_bytes"])
         each = zip(report["stack_size"], report["network_bytes"], strict=True)
-        facts["bound_bytes"] = max(size * n_bytes for size, n_bytes in each)
+        workers = search.n_jobs or 1
+        facts["bound_bytes"] = workers * max(size * n_bytes for size, n_bytes in each)
     return facts
 
 

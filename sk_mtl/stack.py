@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ class NetworkStack:
                 for training in (False, True):
                     self._set_modes(template, training)
                     self._compare(template, rows, 0)
-                self._load(-1, template)
+                load_tensors({n: t[-1] for n, t in self.tensors.items()}, template)
                 self._compare(template, rows, -1)
             if not all(torch.equal(b, c) for b, c in zip(shared, shared_before, strict=True)):
                 raise NotStackableError("The networks of a stack would share a buffer that moves.")
@@ -86,8 +87,7 @@ class NetworkStack:
                 tensor.data.copy_(before[name])
             for buffer, value in zip(shared, shared_before, strict=True):
                 buffer.copy_(value)
-            for name, value in alone_before.items():
-                alone[name].data.copy_(value)
+            load_tensors(alone_before, template)
             self.network.train(modes[0])
             template.train(modes[1])
 
@@ -98,12 +98,6 @@ class NetworkStack:
             for module in network.modules():
                 if isinstance(module, Dropout):
                     module.eval()
-
-    def _load(self, place: int, single: MultiTaskNetwork) -> None:
-        """Give a network of its own the tensors of the one at a place."""
-        alone = dict(single.named_parameters()) | dict(single.named_buffers())
-        for name, tensor in self.tensors.items():
-            alone[name].data.copy_(tensor[place])
 
     def _compare(self, template: MultiTaskNetwork, rows: Tensor, place: int) -> None:
         """Raise where the network at a place does not compute what it computes alone."""
@@ -143,6 +137,13 @@ class NetworkStack:
             for name, module in self.network.named_modules()
             if isinstance(module, Dropout)
         }
+
+
+def load_tensors(values: Mapping[str, Tensor], network: nn.Module) -> None:
+    """Copy values into the parameters and buffers of these names."""
+    own = dict(network.named_parameters()) | dict(network.named_buffers())
+    for name, value in values.items():
+        own[name].data.copy_(value)
 
 
 def check_weighting(stacked: nn.Module, alone: nn.Module, like: Tensor) -> None:

@@ -17,11 +17,10 @@ from sk_mtl.callbacks import TaskStopping
 from sk_mtl.layers import Dropout
 from sk_mtl.network import MultiTaskNetwork
 from sk_mtl.objective import Objective, encoded_scores
-from sk_mtl.stack import NetworkStack
+from sk_mtl.stack import NetworkStack, load_tensors
 from sk_mtl.steps import Penalty, backpropagate
 from sk_mtl.totals import EpochTotals, record
 
-ROWS_AT_ONCE = 8192  # rows, of all networks together, evaluated where no gradient is needed
 SHRINK_BELOW = 0.75  # the share of networks still training at which the others leave the stack
 
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
@@ -97,9 +96,7 @@ class Trained:
 
     def load_into(self, network: MultiTaskNetwork) -> None:
         """Give the weights and the streams of masks to a network of its own."""
-        alone = dict(network.named_parameters()) | dict(network.named_buffers())
-        for name, value in self.state.items():
-            alone[name].data.copy_(value)
+        load_tensors(self.state, network)
         for name, module in network.named_modules():
             if isinstance(module, Dropout):
                 module.streams = [self.masks[name]]
@@ -190,9 +187,9 @@ class StackedTraining:
         )
         self._valid = None
         if self._best is not None:
-            rows = max(self.batch_size, ROWS_AT_ONCE // len(self.active))
             valid = [s.valid for s in chosen if s.valid is not None]
-            self._valid = StackedBatches([Batches(v, rows) for v in valid], of)
+            # More rows at a time would take more memory than a step does.
+            self._valid = StackedBatches([Batches(v, self.batch_size) for v in valid], of)
         self.penalty = Penalty(self.network, self.objective, self.decay)
         self.clipping = Clipping([self.members[i].clip for i in self.active], self.decay)
 
@@ -413,11 +410,43 @@ class Clipping:
             gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
 
 
-def working_set(network: MultiTaskNetwork, objective: Objective, batch: Any) -> int:
-    """Return the bytes that a step of one network touches: measured by taking its gradients.
+@dataclass(frozen=True)
+class Footprint:
+    """What one network of a stack takes, in bytes.
 
-    Weights, gradients, two moments of the optimiser, and what the forward pass keeps.
+    Attributes
+    ----------
+    touched : int
+        By a step: weights, gradients, two moments of the optimiser, and what the forward pass
+        keeps.
+    held : int
+        At most, from its first step until it is scored: also the best weights so far, the steps of
+        a learning rate of its own, the weights as they are taken and as its estimator has them;
+        the way back through what the forward pass keeps, with what operators need in passing; its
+        batches, and the outputs of all validation rows.
     """
+
+    touched: int
+    held: int
+
+
+def footprint(
+    network: MultiTaskNetwork, objective: Objective, batch: Any, n_valid: int = 0
+) -> Footprint:
+    """Return what one network takes, measured by taking its gradients on a batch.
+
+    Parameters
+    ----------
+    network : MultiTaskNetwork
+        Without stack axes.
+    objective : Objective
+        What it minimises.
+    batch : tuple
+        Inputs and targets.
+    n_valid : int, default=0
+        Number of validation rows.
+    """
+    given = [t for t in (*batch[0].values(), batch[1]) if t is not None]
     own = {p.data_ptr(): p.numel() * p.element_size() for p in network.parameters()}
     kept: dict[int, int] = {}
 
@@ -426,8 +455,13 @@ def working_set(network: MultiTaskNetwork, objective: Objective, batch: Any) -> 
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    shared = {t.untyped_storage().data_ptr() for t in (batch[0]["X"], batch[1])}
+    shared = {t.untyped_storage().data_ptr() for t in given}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         backpropagate(network, objective, batch, complete=False)
     activations = sum(n for where, n in kept.items() if where not in own and where not in shared)
-    return 4 * sum(own.values()) + activations
+    weights = sum(own.values())
+    outputs = sum(len(group.tasks) * group.n_outputs for group in network.groups)
+    predicted = n_valid * (outputs + batch[1].shape[-1]) * batch[1].element_size()
+    # Three of what is read and predicted: as found, as put together, as spread over the stack.
+    held = 8 * weights + 3 * activations + 3 * (sum(t.nbytes for t in given) + predicted)
+    return Footprint(4 * weights + activations, held)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from joblib import parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import rankdata
 from searches import (
     AMOUNTS,
     CLASSES,
@@ -31,6 +33,10 @@ from sklearn.model_selection import KFold
 from sklearn.svm import SVC
 from sklearn.utils._param_validation import InvalidParameterError
 
+from sk_mtl.model_selection import VectorizedHalvingGridSearchCV
+from sk_mtl.model_selection._chunks import Schedule
+from sk_mtl.model_selection._jobs import Outcome
+from sk_mtl.model_selection._partial import shared_folds
 from sk_mtl.model_selection._stage import Data, stage_fold
 from sk_mtl.stacked_training import StackedTraining
 from sk_mtl.training import MultiTaskNet
@@ -227,11 +233,65 @@ def test_an_interrupt_keeps_the_stacks_that_are_done(monkeypatch):
     assert done.sum() == 8
     assert_array_equal(done.all(axis=0), [True, True, False])
     assert_allclose(scores[:, 0], all_scores[:, 0], atol=1e-9)
-    assert np.isnan(search.cv_results_["mean_test_score"]).all()  # each lacks a fold
-    assert_allclose(search.task_scores_.mean(axis=1), scores[:, :2].mean(axis=1))
+    # Each lacks the third fold and was cut short on the second, so they compare by the first.
+    means = scores[:, 0]
+    assert_allclose(search.cv_results_["mean_test_score"], means)
+    assert_allclose(search.cv_results_["std_test_score"], 0)
+    assert_array_equal(search.cv_results_["rank_test_score"], rankdata(-means, "min"))
+    assert search.best_index_ == means.argmax()
+    assert_allclose(search.task_scores_.mean(axis=1), means)
     assert len(search.pareto_front_) >= 1
     assert search.predict(X).shape == Y.shape
     assert len(search.fit_candidates(X, Y, range(4))) == 4
+
+
+@interrupted
+def test_an_interrupt_in_the_midst_of_a_fold_compares_by_those_that_all_have(monkeypatch):
+    """Six of twelve fits: all have the first fold, two the second."""
+    expected = grid_search(mixed(), GRID, cv=EQUAL_FOLDS)
+    interrupt_at(monkeypatch, StackedTraining, 12)
+    with pytest.warns(UserWarning, match=r"after 6 of 12 fits.*over folds \[0\]"):
+        search = grid_search(mixed(), GRID, cv=EQUAL_FOLDS, max_stack=2)
+    first = split_scores(expected)[:, 0]
+    assert_allclose(search.cv_results_["mean_test_score"], first, atol=1e-9)
+    assert_allclose(search.cv_results_["split0_test_score"], first, atol=1e-9)
+    assert np.isfinite(search.cv_results_["split1_test_score"]).sum() == 2
+    assert search.best_index_ == first.argmax()
+    assert_allclose(search.best_score_, first.max())
+
+
+def test_folds_in_common_when_workers_were_at_different_places():
+    def done(*places):
+        return [Outcome(c, f, {}, {}, "", 1, False) for c, f in places]
+
+    every = [(c, 0) for c in range(4)]
+    assert shared_folds(done(*every), 3) == [0]
+    assert shared_folds(done(*every, (0, 1), (1, 1)), 3) == [0]
+    assert shared_folds(done(*every, *((c, 2) for c in range(4))), 3) == [0, 2]
+    # Two have the first fold, and one of them the last; the third has another and is left out.
+    assert shared_folds(done((0, 0), (1, 0), (0, 2), (2, 1)), 3) == [0]
+    assert shared_folds(done((0, 0), (1, 0), (0, 2), (1, 2), (2, 1)), 3) == [0, 2]
+    # What was cut short counts if there is nothing else.
+    cut = [replace(outcome, interrupted=True) for outcome in done(*((c, 1) for c in range(4)))]
+    assert shared_folds([*done(*every), *cut], 3) == [0]
+    assert shared_folds(cut, 3) == [1]
+
+
+@interrupted
+def test_an_interrupt_of_a_later_round_of_halving_goes_by_the_round_before(monkeypatch):
+    options = {"cv": EQUAL_FOLDS, "min_resources": 30, "factor": 2, "random_state": 0}
+    whole = np.column_stack([CLASSES[:, 0], AMOUNTS[:, 1:]])
+    halving = VectorizedHalvingGridSearchCV(mixed(batch_size=10), GRID, **options)
+    run, calls = Schedule.run, iter(range(9))
+
+    def stopped(self, pre_dispatch):
+        return ([], True) if next(calls) == 1 else run(self, pre_dispatch)
+
+    monkeypatch.setattr(Schedule, "run", stopped)
+    with pytest.warns(UserWarning, match="after 0 of .* fits of a round, which is left out"):
+        halving.fit(X, whole)
+    assert set(halving.cv_results_["iter"]) == {0}
+    assert halving.best_index_ == halving.cv_results_["mean_test_score"].argmax()
 
 
 @interrupted

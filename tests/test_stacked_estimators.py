@@ -17,7 +17,7 @@ from skorch.callbacks import GradientNormClipping
 from stacks import estimator, fit_alone, fit_stack, open_stack, raw, table, weights
 from torch import nn
 
-from sk_mtl import MultiTaskClassifier, MultiTaskRegressor, stacked_training
+from sk_mtl import MultiTaskClassifier, MultiTaskRegressor, training
 from sk_mtl._support import Stream
 from sk_mtl.callbacks import TaskStopping
 from sk_mtl.estimators import _stacking as stacking
@@ -217,7 +217,7 @@ def test_validation_rows_of_ones_own_are_used_as_alone():
 @pytest.mark.parametrize("weighted", [False, True])
 def test_validation_rows_are_read_in_parts_as_alone(weighted, monkeypatch):
     """As large tables are; the scores are those of all rows together."""
-    monkeypatch.setattr(stacked_training, "ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(training, "ROWS_AT_ONCE", 1)  # a stack reads no more than a batch
     base = estimator(early_stopping=True, validation_fraction=0.5, batch_size=10)
     models, data = candidates_on_folds(
         base, [{"alpha": 0.0}, {"alpha": 1.0}], folds_of(weighted=weighted)
@@ -626,11 +626,13 @@ def test_wider_networks_and_larger_batches_make_smaller_stacks(trunk):
         sizes, n_bytes = zip(*found, strict=True)
         assert sizes[0] > sizes[1] > sizes[2] >= stacking.SMALLEST_STACK == 8
         assert n_bytes[0] < n_bytes[1] < n_bytes[2]
-    n_networks, n_bytes = widths[0]
-    assert n_networks == stacking.CACHE_BYTES // n_bytes
 
 
-def test_a_stack_holds_a_few_networks_however_large_they_are():
-    n_networks, n_bytes = size(hidden_layer_sizes=(600,) * 3)
-    assert n_networks == 8
-    assert 8 * n_bytes > stacking.CACHE_BYTES
+def test_a_stack_of_wide_networks_has_fewer_until_one_is_alone():
+    sizes, n_bytes = zip(
+        *[size(hidden_layer_sizes=(n,) * 3) for n in (100, 300, 500, 1200)], strict=True
+    )
+    assert sizes[0] == stacking.SMALLEST_STACK == 8
+    assert 8 > sizes[1] > sizes[2] > sizes[3] == 1
+    for n_networks, n in zip(sizes[:3], n_bytes, strict=False):
+        assert n_networks * n <= stacking.MOST_BYTES

@@ -33,7 +33,7 @@ from sk_mtl.stacked_training import (
     MemberSteps,
     Source,
     StackedTraining,
-    working_set,
+    footprint,
 )
 from sk_mtl.trunks import TRUNKS
 
@@ -637,13 +637,13 @@ def test_when_others_leave_changes_no_more_than_the_last_bits(trunk, epochs):
 def measured(trunk, *, n_rows=32):
     network, objective = network_of(trunk, [0]), objective_of(trunk, [1.0, 1.0, 1.0, 1.0])
     X, y = rows_of(n_rows)
-    return working_set(network, objective, ({"X": X, "sample_weight": None}, y)), network
+    return footprint(network, objective, ({"X": X, "sample_weight": None}, y)), network
 
 
 @every_trunk
-def test_a_working_set_is_weights_and_what_a_batch_keeps(trunk):
+def test_a_footprint_is_weights_and_what_a_batch_keeps(trunk):
     """So many bytes a row; without rows four times the weights, and a few numbers a task."""
-    sizes = {n: measured(trunk, n_rows=n)[0] for n in (32, 64, 96)}
+    sizes = {n: measured(trunk, n_rows=n)[0].touched for n in (32, 64, 96)}
     a_row = (sizes[64] - sizes[32]) // 32
     assert sizes[96] - sizes[64] == 32 * a_row
     network = measured(trunk)[1]
@@ -653,7 +653,7 @@ def test_a_working_set_is_weights_and_what_a_batch_keeps(trunk):
     assert a_row > 8 * hidden  # the way back needs the output of every hidden unit
 
 
-def test_a_working_set_leaves_the_networks_parameters_alone():
+def test_a_footprint_leaves_the_networks_parameters_alone():
     before = network_of("ple", [0]).state_dict()
     _, network = measured("ple")
     assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())

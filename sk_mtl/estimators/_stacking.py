@@ -24,13 +24,15 @@ from sk_mtl.estimators._session import Plan, Session
 from sk_mtl.network import MultiTaskNetwork, group_tasks
 from sk_mtl.objective import Objective
 from sk_mtl.stack import check_weighting
-from sk_mtl.stacked_training import Member, Source, StackedTraining, Trained, working_set
+from sk_mtl.stacked_training import Member, Source, StackedTraining, Trained, footprint
 
-# Of numbers and activations that one network takes, as measured by `working_set`. Stacks up to
-# here, give or take a factor of two, took the least time a network: smaller ones are ruled by the
-# cost of calling operators, larger ones by that of main memory.
+# What a step of all networks touches. Stacks up to here, give or take a factor of two, took the
+# least time a network: smaller ones are ruled by the cost of calling operators, larger ones by that
+# of main memory.
 CACHE_BYTES = 4 * 2**20
+# Wider networks gain from this many still, and the widest from none: these take no more than that.
 SMALLEST_STACK = 8
+MOST_BYTES = 64 * 2**20
 SHAPING = ("trunk", "hidden_layer_sizes", "head_hidden_layer_sizes", "activation")
 
 
@@ -176,7 +178,7 @@ def _clip(est: Any) -> tuple[float, float] | None:
 
 
 def size_of_stacks(session: Session, plan: Plan) -> tuple[int, int]:
-    """Return how many networks of a plan's form to stack, and the bytes that one takes.
+    """Return how many networks of a plan's form to stack, and the bytes that one takes at most.
 
     On the CPU as many as the cache serves well; elsewhere as many as fit half the free memory.
     """
@@ -185,11 +187,12 @@ def size_of_stacks(session: Session, plan: Plan) -> tuple[int, int]:
     batch = plan.train[: plan.batch_size]
     network.to(session.device)
     objective.to(session.device)
-    n_bytes = working_set(network, objective, batch)
-    budget = CACHE_BYTES
+    n_valid = 0 if plan.valid is None else len(plan.valid)
+    takes = footprint(network, objective, batch, n_valid)
     if session.device.type == "cuda":
-        budget = torch.cuda.mem_get_info(session.device)[0] // 2
-    return max(SMALLEST_STACK, budget // n_bytes), n_bytes
+        return max(1, torch.cuda.mem_get_info(session.device)[0] // 2 // takes.held), takes.held
+    fitting = min(SMALLEST_STACK, MOST_BYTES // takes.held)
+    return max(CACHE_BYTES // takes.touched, fitting, 1), takes.held
 
 
 def train_stack(sessions: Sequence[Session], plans: Sequence[Plan]) -> list[Exception | None]:

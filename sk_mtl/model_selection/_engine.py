@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, ClassVar
@@ -32,6 +33,7 @@ from sk_mtl.model_selection._chunks import Schedule, report
 from sk_mtl.model_selection._front import FrontMixin
 from sk_mtl.model_selection._jobs import Outcome
 from sk_mtl.model_selection._pareto import Knee
+from sk_mtl.model_selection._partial import shared_folds
 from sk_mtl.model_selection._scoring import Scoring
 from sk_mtl.model_selection._stage import Data, last_step
 from sk_mtl.model_selection._validation import make_cv
@@ -58,6 +60,8 @@ class _Rounds:
         See ``search_report_``.
     results : dict
         ``cv_results_``.
+    folds : list of int
+        By which candidates compare: all, unless the user ended the search.
     """
 
     candidates: list[dict[str, Any]] = field(default_factory=list)
@@ -65,6 +69,7 @@ class _Rounds:
     more: dict[str, list[Any]] = field(default_factory=dict)
     report: dict[str, list[Any]] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
+    folds: list[int] = field(default_factory=list)
 
 
 class StackedSearch(FrontMixin, BaseSearchCV):
@@ -107,7 +112,7 @@ class StackedSearch(FrontMixin, BaseSearchCV):
             self._check_input_parameters(X=X, y=y, split_params=split_params)
         self.n_splits_ = self._checked_cv_orig.get_n_splits(X, y, **split_params)
         data = Data(X, y, routed.estimator.fit, routed.scorer.score)
-        base, rounds = clone(self.estimator), _Rounds()
+        base, rounds = clone(self.estimator), _Rounds(folds=list(range(self.n_splits_)))
         scoring = Scoring(scorers, self.return_train_score, self.error_score, self.verbose)
 
         def evaluate(
@@ -121,7 +126,7 @@ class StackedSearch(FrontMixin, BaseSearchCV):
             return results
 
         tell_end = self._search(evaluate, X, y)
-        self._set_task_scores(rounds.outcomes, len(rounds.candidates), self.n_splits_)
+        self._set_task_scores(rounds.outcomes, len(rounds.candidates), rounds.folds)
         self.search_report_ = rounds.report
         self._choose(rounds.results, refit_metric)
         if self.refit:
@@ -199,8 +204,11 @@ class StackedSearch(FrontMixin, BaseSearchCV):
             raise ValueError(
                 "No fits were performed. Was the CV iterator empty? Were there no candidates?"
             )
-        if outcomes:
-            report_failed_fits([outcome.result for outcome in outcomes], self.error_score)
+        done = f"{len(outcomes)} of {n_fits} fits"
+        if not outcomes:  # earlier rounds have the best so far
+            warn(f"Search interrupted by user after {done} of a round, which is left out.")
+            raise _Interrupted
+        report_failed_fits([outcome.result for outcome in outcomes], self.error_score)
         for name, column in report(schedule, outcomes).items():
             rounds.report.setdefault(name, []).extend(column)
         for outcome in outcomes:
@@ -209,12 +217,15 @@ class StackedSearch(FrontMixin, BaseSearchCV):
         rounds.outcomes += outcomes
         for name, column in more.items():
             rounds.more.setdefault(name, []).extend(column)
+        if interrupted:
+            rounds.folds = shared_folds(rounds.outcomes, self.n_splits_)
+            warn(
+                f"Search interrupted by user after {done}; those under way were scored as they "
+                f"stood. Means and ranks are over folds {rounds.folds}, which most candidates "
+                "have; those of candidates without them are NaN."
+            )
         rounds.results = self._results(rounds)
         if interrupted:
-            warn(
-                f"Search interrupted by user after {len(outcomes)} of {n_fits} fits; those under "
-                "way were scored as they stood. Candidates that lack a fold have NaN."
-            )
             raise _Interrupted
         return rounds.results
 
@@ -250,15 +261,25 @@ class StackedSearch(FrontMixin, BaseSearchCV):
             if key in first:
                 named = isinstance(first[key], dict)
                 absent[key] = dict.fromkeys(first[key], np.nan) if named else np.nan
-        places = product(range(len(rounds.candidates)), range(self.n_splits_))
-        out = [found.get(place, absent) for place in places]
         self.multimetric_ = isinstance(first["test_scores"], dict)
         if callable(self.scoring) and self.multimetric_:
             self._check_refit_for_multimetric(first["test_scores"])
-        results: dict[str, Any] = self._format_results(
-            rounds.candidates, self.n_splits_, out, rounds.more
-        )
-        return results
+
+        def formatted(folds: Sequence[int]) -> dict[str, Any]:
+            places = product(range(len(rounds.candidates)), folds)
+            out = [found.get(place, absent) for place in places]
+            made: dict[str, Any] = self._format_results(
+                rounds.candidates, len(folds), out, rounds.more
+            )
+            return made
+
+        results = formatted(rounds.folds)
+        if len(rounds.folds) == self.n_splits_:
+            return results
+        with warnings.catch_warnings():  # it was just told that some are not finite
+            warnings.simplefilter("ignore", UserWarning)
+            whole = formatted(range(self.n_splits_))
+        return {k: v if k.startswith("split") else results[k] for k, v in whole.items()}
 
     def _choose(self: Any, results: dict[str, Any], refit_metric: Any) -> None:
         """Set the best candidate."""

@@ -35,14 +35,15 @@ class FrontMixin:
     pareto_front_: NDArray[np.intp]
 
     def _set_task_scores(
-        self, outcomes: Sequence[Outcome], n_candidates: int, n_folds: int
+        self, outcomes: Sequence[Outcome], n_candidates: int, folds: Sequence[int]
     ) -> None:
-        """Set the scores of the tasks on the rows left out, and the front."""
+        """Set the scores of the tasks on the rows that these folds leave out, and the front."""
         names = next((list(o.task_scores) for o in outcomes if o.task_scores), [])
-        scores = np.full((n_candidates, n_folds, len(names)), np.nan)
-        for outcome in outcomes:
-            if outcome.task_scores:
-                scores[outcome.candidate, outcome.fold] = [outcome.task_scores[n] for n in names]
+        scores = np.full((n_candidates, len(folds), len(names)), np.nan)
+        for o in outcomes:
+            if o.task_scores and o.fold in folds:
+                row = [o.task_scores[name] for name in names]
+                scores[o.candidate, folds.index(o.fold)] = row
         # What the labels of a fold leave undefined, they leave so for every candidate.
         defined = ~np.isnan(scores).all(axis=0)  # (fold, task)
         known = np.where(defined, scores, 0.0)

@@ -57,7 +57,8 @@ class VectorizedGridSearchCV(GridSearchCV, StackedSearch):
         Whether training rows are scored too.
     max_stack : "auto" or int, default="auto"
         Most networks in a stack. "auto" measures what one takes and stacks as many as the
-        processor's cache serves well, at least 8; on a GPU as many as fit half its free memory.
+        processor's cache serves well; at least 8, but no more than 64 MiB hold, unless one alone
+        takes more. On a GPU as many as fit half its free memory. Each of ``n_jobs`` has a stack.
 
     Attributes
     ----------
@@ -76,7 +77,8 @@ multimetric_, classes_, n_features_in_, feature_names_in_
         The candidates that no other surpasses: none is as good in every task and better in one.
     search_report_ : dict of lists
         For every candidate whether it was trained ``"stacked"`` or ``"alone"``, the size of its
-        stacks, the bytes that one network takes, and the reason if it was alone.
+        stacks, the bytes that one network takes in its stack at most (tensors; what the C library
+        and torch keep beside them comes on top), and the reason if it was alone.
 
     See Also
     --------
@@ -91,8 +93,9 @@ multimetric_, classes_, n_features_in_, feature_names_in_
     the stack. Other callbacks, weightings that need gradients, and ``verbose`` of the estimator
     follow one fit, so such estimators are fitted one by one.
 
-    An interrupt (Ctrl-C) ends the search with what was scored so far; candidates without a score
-    in every fold have NaN. scikit-learn's own callbacks hear of the search's beginning and end.
+    An interrupt (Ctrl-C) ends the search with what was scored so far: means, ranks and the front
+    are over the folds that all candidates have, which is told. scikit-learn's own callbacks hear of
+    the search's beginning and end.
 
     Scores equal those of ``GridSearchCV`` to the rounding of the numbers: in double precision
     about 1e-12, in single precision, where training amplifies rounding, about 1e-3 after many
