@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sk_mtl.network import HeadGroup
-from sk_mtl.weighting import ConstantWeights
+from sk_mtl.weighting import ConstantWeights, Weighting
 
 
 class Objective(nn.Module):
@@ -21,11 +21,13 @@ class Objective(nn.Module):
     n_tasks : int
         Number of tasks.
     balance : nn.Module
-        Built by a :class:`~sk_mtl.weighting.Weighting`: what it needs -> ``(*stack, n_tasks)``.
+        Built by a :class:`~sk_mtl.weighting.Weighting`.
     user_weights : Tensor of shape (*stack, n_tasks)
         The user's task weights, by which validation losses are averaged.
-    needs : {"losses", "jacobian"}, default="losses"
+    needs : {"losses", "gramian", "jacobian"}, default="losses"
         What ``balance`` is called with.
+    weighs : {"loss", "gradient", "direction"}, default="loss"
+        What its weights are of.
     private : bool, default=False
         Multiply L by the number of tasks, so that networks which share nothing are trained as
         if each were alone.
@@ -42,6 +44,7 @@ class Objective(nn.Module):
         user_weights: Tensor,
         *,
         needs: str = "losses",
+        weighs: str = "loss",
         private: bool = False,
     ) -> None:
         super().__init__()
@@ -49,7 +52,8 @@ class Objective(nn.Module):
         self.balance = balance
         self.register_buffer("user_weights", user_weights)
         self.n_tasks = n_tasks
-        self.needs = needs
+        self.needs, self.weighs = needs, weighs
+        self.looks_back = bool(getattr(balance, "looks_back", False))
         self.private = private
         self._known: tuple[Tensor, Tensor] | None = None
         # Indices lie on the device, so that selecting by them makes no batch wait for a copy.
@@ -102,13 +106,22 @@ class Objective(nn.Module):
         mass = torch.cat([m for m in masses if m is not None], dim=-1)
         return losses, mass.index_select(-1, self.order)
 
-    def weigh(self, statistic: Tensor, mass: Tensor | None) -> Tensor:
-        """Return the weights for what the weighting needs, given which tasks are present.
+    def weigh(self, losses: Tensor, gradients: Tensor | None, mass: Tensor | None) -> Tensor:
+        """Return the weights, or the direction, given which tasks are present.
 
         A copy, unless they are constant: a weighting may update its own tensor in every step.
         """
-        weights: Tensor = self.balance(statistic, None if mass is None else mass > 0)
+        weights: Tensor = self.balance(losses, gradients, None if mass is None else mass > 0)
         return weights if isinstance(self.balance, ConstantWeights) else weights.detach().clone()
+
+    def look_back(self, losses: Tensor, mass: Tensor | None) -> None:
+        """Show the weighting the losses of a batch again, after the step."""
+        self.balance.look_back(losses, None if mass is None else mass > 0)  # type: ignore[operator]
+
+    def end_epoch(self, losses: Tensor, mass: Tensor) -> None:
+        """Show the weighting the mean task losses of an epoch, if it wants to see them."""
+        if hasattr(self.balance, "end_epoch"):
+            self.balance.end_epoch(torch.where(mass > 0, losses, torch.nan))  # type: ignore[operator]
 
     def keep(self, index: Tensor) -> None:
         """Let all networks of the stack but those of the given indices go."""
@@ -137,6 +150,46 @@ class Objective(nn.Module):
         if mass is None:  # weights that never change are normalised once
             self._known = (weights, share)
         return share
+
+
+def make_objective(
+    weighting: Weighting,
+    groups: Sequence[HeadGroup],
+    user_weights: Tensor,
+    *,
+    seeds: Sequence[int],
+    private: bool,
+) -> Objective:
+    """Return what a network minimises, or a stack of them.
+
+    Parameters
+    ----------
+    weighting : Weighting
+        How tasks are balanced.
+    groups : sequence of HeadGroup
+        See :class:`Objective`.
+    user_weights : Tensor of shape (*stack, n_tasks)
+        See :class:`Objective`.
+    seeds : sequence of int
+        For the weighting's random numbers, one a network.
+    private : bool
+        See :class:`Objective`.
+    """
+    balance = weighting.build(user_weights)
+    if hasattr(balance, "know_losses"):
+        of = {t: group.loss for group in groups for t in group.tasks}
+        balance.know_losses([of[t] for t in sorted(of)])  # type: ignore[operator]
+    if hasattr(balance, "seed"):
+        balance.seed(seeds)  # type: ignore[operator]
+    return Objective(
+        groups,
+        user_weights.shape[-1],
+        balance,
+        user_weights,
+        needs=weighting.needs,
+        weighs=weighting.weighs,
+        private=private,
+    )
 
 
 def _masked_mean(

@@ -159,8 +159,13 @@ def check_weighting(stacked: nn.Module, alone: nn.Module, like: Tensor) -> None:
     stacked, alone = copy.deepcopy(stacked), copy.deepcopy(alone)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        for _ in range(2):  # the second time with what it remembers
+        for _ in range(4):  # from the second time on with what it remembers
             losses = torch.rand(like.shape, generator=generator).to(like) + 0.5
-            together, one = stacked(losses, None), alone(losses[0], None)
+            together, one = stacked(losses, None, None), alone(losses[0], None, None)
             if together.shape != losses.shape or not torch.allclose(together[0], one, rtol=1e-4):
                 raise NotStackableError("The weighting gives other weights with stack axes.")
+            for module, seen in ((stacked, losses), (alone, losses[0])):
+                if getattr(module, "looks_back", False):
+                    module.look_back(seen * seen, None)  # type: ignore[operator]
+                if hasattr(module, "end_epoch"):
+                    module.end_epoch(seen)  # type: ignore[operator]

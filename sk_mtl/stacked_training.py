@@ -18,7 +18,7 @@ from sk_mtl.layers import Dropout
 from sk_mtl.network import MultiTaskNetwork
 from sk_mtl.objective import Objective, encoded_scores
 from sk_mtl.stack import NetworkStack, load_tensors
-from sk_mtl.steps import Penalty, backpropagate
+from sk_mtl.steps import Penalty, backpropagate, look_back
 from sk_mtl.totals import EpochTotals, record
 
 SHRINK_BELOW = 0.75  # the share of networks still training at which the others leave the stack
@@ -210,6 +210,7 @@ class StackedTraining:
             self.penalty.add()
             self.clipping.apply(parameters)
             self.steps.step()
+            look_back(self.network, self.objective, batch, complete=self._train.complete)
             totals.add(losses, batch[1].shape[-2] if mass is None else mass, weights)
         self._record(entries, "train", totals)
         if self._valid is not None:
@@ -253,6 +254,8 @@ class StackedTraining:
     def _record(self, entries: list[dict[str, Any]], prefix: str, totals: EpochTotals) -> None:
         """Add the losses of an epoch to the entries of all networks."""
         means, mass, used = totals.means()
+        if prefix == "train":
+            self.objective.end_epoch(means, mass)
         share = self.objective.normalised(self.objective.user_weights, mass)
         losses = (means * share).sum(-1)
         rows = zip(losses.tolist(), means.tolist(), used.tolist(), strict=True)

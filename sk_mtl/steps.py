@@ -49,7 +49,7 @@ def _by_losses(
     outputs = network(X)
     losses, mass = objective.task_losses(outputs, y, weight, complete=complete)
     detached = losses.detach()
-    weights = objective.weigh(detached, mass)
+    weights = objective.weigh(detached, None, mass)
     losses.backward(objective.normalised(weights, mass))  # seeds: dL / dL_t
     return detached, weights, mass, outputs
 
@@ -61,11 +61,35 @@ def _by_gradients(
     losses, mass, outputs, jacobian = task_jacobian(
         network, X, lambda raw: objective.task_losses(raw, y, weight, complete=complete)
     )
-    statistic = jacobian @ jacobian.mT if objective.needs == "gramian" else jacobian
-    weights = objective.weigh(statistic, mass)
+    gradients = jacobian @ jacobian.mT if objective.needs == "gramian" else jacobian
+    given = objective.weigh(losses, gradients, mass)
+    weights = given if objective.weighs == "loss" else objective.user_weights
     share = objective.normalised(weights, mass)
-    set_gradients(network, share @ jacobian, share)
+    if objective.weighs == "loss":
+        direction = share @ jacobian
+    else:
+        direction, weights = _along(objective, given, jacobian, weights)
+    set_gradients(network, direction, share)
     return losses, weights, mass, outputs
+
+
+def _along(objective: Any, given: Tensor, jacobian: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the direction of the shared parameters, and the weights to be recorded."""
+    if objective.weighs == "direction":
+        return given, users
+    # Rows of absent tasks are zero, so whatever a weighting says of them has no effect.
+    scale = objective.n_tasks if objective.private else 1
+    return scale * (given @ jacobian), given
+
+
+@torch.no_grad()
+def look_back(network: Any, objective: Objective, batch: Any, *, complete: bool) -> None:
+    """Show a weighting that asks for it what the step made of the losses of its batch."""
+    if objective.looks_back:
+        inputs, y = batch
+        raw = network(inputs["X"])
+        losses, mass = objective.task_losses(raw, y, inputs["sample_weight"], complete=complete)
+        objective.look_back(losses, mass)
 
 
 class Penalty:

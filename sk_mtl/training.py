@@ -17,7 +17,7 @@ from sk_mtl._support import Stream
 from sk_mtl.batches import Batches, TaskData
 from sk_mtl.callbacks import StopTraining
 from sk_mtl.objective import encoded_scores
-from sk_mtl.steps import Penalty, backpropagate
+from sk_mtl.steps import Penalty, backpropagate, look_back
 from sk_mtl.totals import EpochTotals, record
 
 BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
@@ -230,6 +230,8 @@ class MultiTaskNet(NeuralNet):
     def _record_epoch(self, prefix: str, totals: EpochTotals) -> None:
         """Write the epoch's losses and weights to the history: the only read-back."""
         means, mass, used = totals.means()
+        if prefix == "train":
+            self.criterion_.end_epoch(means, mass)
         # by the user's weights: those of a step may move, and losses must compare over epochs
         share = self.criterion_.normalised(self.criterion_.user_weights, mass)
         loss = float((means * share).sum())
@@ -267,6 +269,7 @@ class MultiTaskNet(NeuralNet):
                 training=True,
             )
         self.optimizer_.step()
+        look_back(self.module_, self.criterion_, batch, complete=complete)
         return detached, weights, mass, outputs
 
     @torch.no_grad()

@@ -432,7 +432,7 @@ def train(trunk, seeds, weights, stack, X, y, *, steps=30):
         rows = torch.randperm(len(X), generator=order)[:32]
         optimizer.zero_grad()
         losses, mass = objective.task_losses(network(X[rows]), y[rows], None, complete=False)
-        losses.backward(objective.normalised(objective.weigh(losses.detach(), mass), mass))
+        losses.backward(objective.normalised(objective.weigh(losses.detach(), None, mass), mass))
         optimizer.step()
     return network
 

@@ -41,7 +41,7 @@ def squared(weights, **kwargs):
 
 def total(criterion, losses, mass):
     """L, as the training step takes it."""
-    weights = criterion.weigh(losses, mass)
+    weights = criterion.weigh(losses, None, mass)
     return (losses * criterion.normalised(weights, mass)).sum(-1)
 
 
@@ -99,7 +99,7 @@ def test_a_task_without_a_label_in_the_batch_is_skipped(private):
     target[:, 1] = NAN
     losses, mass = criterion.task_losses(RAW, target, None, complete=False)
     assert losses.tolist() == [5, 0]
-    shares = criterion.normalised(criterion.weigh(losses, mass), mass)
+    shares = criterion.normalised(criterion.weigh(losses, None, mass), mass)
     # Shared: renormalised over the tasks that are there. Private: as if the other did not exist.
     assert shares.tolist() == ([0.5, 0] if private else [1, 0])
 
@@ -129,7 +129,7 @@ class Counting(nn.Module):
         super().__init__()
         self.register_buffer("weights", tensor([0, 1]))
 
-    def forward(self, losses, present):
+    def forward(self, losses, gradients, present):
         self.weights[0] += 1
         return self.weights
 
@@ -137,7 +137,7 @@ class Counting(nn.Module):
 def test_a_weighting_may_change_its_own_tensor_in_every_step():
     weights = tensor([1, 1])
     criterion = Objective([HeadGroup((0, 1), SquaredError(), 1)], 2, Counting(), weights)
-    given = [criterion.weigh(tensor([0, 0]), None) for _ in range(3)]
+    given = [criterion.weigh(tensor([0, 0]), None, None) for _ in range(3)]
     assert [w.tolist() for w in given] == [[1, 1], [2, 1], [3, 1]]
     assert [criterion.normalised(w, None).tolist()[1] for w in given] == [1 / 2, 1 / 3, 1 / 4]
 

@@ -245,7 +245,7 @@ class Drawn(Weighting):
 
 
 class _Drawn(nn.Module):
-    def forward(self, statistic, present=None):
+    def forward(self, losses, statistic, present=None):
         return statistic.diagonal(dim1=-2, dim2=-1).clamp(min=1e-6).rsqrt()
 
 

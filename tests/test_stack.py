@@ -348,7 +348,7 @@ class Counter(nn.Module):
         self.register_buffer("weights", weights)
         self.register_buffer("n_steps", torch.tensor(0.0))
 
-    def forward(self, losses, present=None):
+    def forward(self, losses, gradients=None, present=None):
         self.n_steps += 1
         return self.weights + losses / self.n_steps
 
@@ -359,7 +359,7 @@ class Fading(Weighting):
 
 
 class Together(nn.Module):
-    def forward(self, losses, present=None):
+    def forward(self, losses, gradients=None, present=None):
         return losses + losses.mean()  # over the tasks of one network, or over those of all
 
 

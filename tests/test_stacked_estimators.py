@@ -391,7 +391,7 @@ class Momentum(nn.Module):
         super().__init__()
         self.register_buffer("followed", torch.ones_like(task_weights))
 
-    def forward(self, losses, present=None):
+    def forward(self, losses, gradients=None, present=None):
         self.followed.lerp_(losses, 0.2)
         return self.followed
 

@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+from torch import nn
 
 from sk_mtl._support import (
     CallbackSupportMixin,
@@ -64,7 +65,7 @@ class BaseMultiTask(
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "loss": [str, HasMethods(["elementwise"]), type, list, tuple, dict, None],
         "task_weights": ["array-like", dict, None],
-        "weighting": [str, HasMethods(["build"]), type],
+        "weighting": [str, HasMethods(["build"]), nn.Module, type],
         "class_weight": [StrOptions({"balanced"}), dict, list, tuple, None],
         "solver": [StrOptions({"adam", "sgd"})],
         "alpha": [Interval(Real, 0, None, closed="left")],

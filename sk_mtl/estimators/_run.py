@@ -16,7 +16,7 @@ from sk_mtl.estimators._fitted import set_fitted
 from sk_mtl.estimators._optimizer import hand_over, hand_over_rates, optimizer_arguments
 from sk_mtl.estimators._session import Plan, Session
 from sk_mtl.network import MultiTaskNetwork, build_network, group_tasks
-from sk_mtl.objective import Objective
+from sk_mtl.objective import make_objective
 from sk_mtl.training import MultiTaskNet
 
 OWN_CALLBACKS = ("epoch_report", "sklearn_epochs", "task_stopping")
@@ -86,12 +86,11 @@ def make_net(
 ) -> MultiTaskNet:
     """Return the skorch net of one network, not yet initialised."""
     est = session.est
-    objective = Objective(
+    objective = make_objective(
+        plan.weighting,
         network.groups,
-        est.n_tasks_,
-        plan.weighting.build(plan.task_weights),
         plan.task_weights,
-        needs=plan.weighting.needs,
+        seeds=[weighting_seed(est)],
         private=plan.trunk.private,
     )
     return MultiTaskNet(
@@ -108,6 +107,11 @@ def make_net(
         train_split=None,
         **optimizer_arguments(est, session.device),
     )
+
+
+def weighting_seed(est: Any) -> int:
+    """Return the seed of the weighting's random numbers; those of dropout lie below."""
+    return int(est._seeds[2]) + 10**6
 
 
 # Callbacks ----------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from sk_mtl.estimators._labels import (
 from sk_mtl.targets import Targets
 from sk_mtl.tasks import check_numbers
 from sk_mtl.trunks import TRUNKS, Trunk
-from sk_mtl.weighting import WEIGHTINGS, Weighting
+from sk_mtl.weighting import WEIGHTINGS, Weighting, from_torchjd, is_torchjd
 
 AUTO_EARLY_STOPPING_ROWS = 10_000  # as in scikit-learn's HistGradientBoosting
 
@@ -255,11 +255,16 @@ class Session:
 
     def _weighting(self) -> tuple[Weighting, torch.Tensor]:
         est = self.est
-        weighting: Weighting = resolve_recipe(est.weighting, WEIGHTINGS, Weighting, "weighting")
+        weighting: Weighting
+        if is_torchjd(est.weighting):
+            weighting = from_torchjd(est.weighting)
+        else:
+            weighting = resolve_recipe(est.weighting, WEIGHTINGS, Weighting, "weighting")
         if est.task_weights is not None and not weighting.uses_task_weights:
             raise ValueError(
                 f"Got task_weights={est.task_weights!r} with weighting={est.weighting!r}, which "
-                "has no use for them, expected None. Use weighting='static'."
+                "has no use for them, expected None: it finds the weights itself. Use "
+                f"weighting='static', or one that takes a preference: {_taking_preference()}."
             )
         weights = resolve_task_weights(est.task_weights, est.task_names_).astype(self.dtype)
         return weighting, torch.from_numpy(weights)
@@ -305,6 +310,11 @@ class Session:
             tol=est.tol,
             patience=est.n_iter_no_change,
         )
+
+
+def _taking_preference() -> list[str]:
+    """Return the names of the weightings for which the user's task weights are a preference."""
+    return [n for n, w in WEIGHTINGS.items() if w.uses_task_weights and n != "static"]
 
 
 def _compute_dtype(dtype: str, X: NDArray[Any], device: torch.device) -> Any:

@@ -19,10 +19,10 @@ from sk_mtl.estimators._describe import kinds_of, resolve_losses
 from sk_mtl.estimators._fitted import set_fitted
 from sk_mtl.estimators._mixins import ScoreMixin
 from sk_mtl.estimators._optimizer import optimizer_arguments
-from sk_mtl.estimators._run import build, check_callbacks, make_net
+from sk_mtl.estimators._run import build, check_callbacks, make_net, weighting_seed
 from sk_mtl.estimators._session import Plan, Session
 from sk_mtl.network import MultiTaskNetwork, group_tasks
-from sk_mtl.objective import Objective
+from sk_mtl.objective import Objective, make_objective
 from sk_mtl.stack import check_weighting
 from sk_mtl.stacked_training import Member, Source, StackedTraining, Trained, footprint
 
@@ -120,6 +120,8 @@ def why_alone(session: Session, plan: Plan) -> str | None:
     est = session.est
     if plan.weighting.needs != "losses":
         return f"weighting={est.weighting!r} needs gradients of one network"
+    if not plan.weighting.stacks:
+        return f"weighting={est.weighting!r} balances one network"
     if has_sklearn_callbacks(est):
         return "scikit-learn's callbacks follow one fit"
     if est.verbose:
@@ -246,12 +248,11 @@ def _objective(
     user_weights = torch.stack(weights) if stacked else weights[0]
     device = sessions[0].device
     weighting = stack_recipes([plan.weighting for plan in plans], 1, dtype, device)
-    objective = Objective(
+    objective = make_objective(
+        weighting,
         network.groups,
-        sessions[0].est.n_tasks_,
-        weighting.build(user_weights),
         user_weights,
-        needs=weighting.needs,
+        seeds=[weighting_seed(s.est) for s in sessions],
         private=plans[0].trunk.private,
     )
     groups = [group_tasks(s.est._tasks, s.est._task_losses) for s in sessions]

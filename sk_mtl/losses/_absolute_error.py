@@ -18,6 +18,8 @@ class AbsoluteError(RegressionLoss):
     tensor([2.])
     """
 
+    likelihood_exponent = 1.0  # Laplace
+
     def elementwise(self, raw: Tensor, target: Tensor) -> Tensor:
         """Return |raw - target|."""
         return (raw.squeeze(-1) - target).abs()

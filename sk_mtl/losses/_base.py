@@ -26,10 +26,14 @@ class Loss(Recipe):
         Task types that the loss fits: "binary", "multiclass", "regression".
     standardizes : bool
         Whether regression targets are standardised per task before the loss sees them.
+    likelihood_exponent : float
+        The a of the likelihood that the loss stands for once it is weighted, -log p = w L - a
+        log w: 1/2 for half the squared error, 1 for absolute errors.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset()
     standardizes: ClassVar[bool] = True
+    likelihood_exponent: ClassVar[float] = 0.5
 
     def n_outputs(self, n_classes: int) -> int:
         """Return how many raw outputs a task needs.

@@ -31,6 +31,7 @@ class Quantile(RegressionLoss):
     tensor([1.8000])
     """
 
+    likelihood_exponent = 1.0  # asymmetric Laplace
     stackable = ("quantile",)
     _parameter_constraints = {"quantile": [Interval(Real, 0, 1, closed="neither")]}
 

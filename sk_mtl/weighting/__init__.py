@@ -4,13 +4,88 @@
 subclass and a line here; the contract tests pick it up.
 """
 
-from sk_mtl.weighting._base import ConstantWeights, Weighting
+from sk_mtl.weighting._aligned_mtl import AlignedMTL
+from sk_mtl.weighting._base import Balance, ConstantWeights, Weighting
+from sk_mtl.weighting._cagrad import CAGrad
+from sk_mtl.weighting._config import ConFIG
+from sk_mtl.weighting._dualproj import DualProj
+from sk_mtl.weighting._dwa import DWA
+from sk_mtl.weighting._excess_mtl import ExcessMTL
+from sk_mtl.weighting._fairgrad import FairGrad
+from sk_mtl.weighting._famo import FAMO
+from sk_mtl.weighting._geometric_mean import GeometricMean
+from sk_mtl.weighting._graddrop import GradDrop
+from sk_mtl.weighting._gradnorm import GradNorm
+from sk_mtl.weighting._gradvac import GradVac
+from sk_mtl.weighting._imtl_g import IMTLG
+from sk_mtl.weighting._imtl_l import IMTLL
+from sk_mtl.weighting._mgda import MGDA
+from sk_mtl.weighting._nash_mtl import NashMTL
+from sk_mtl.weighting._pcgrad import PCGrad
+from sk_mtl.weighting._random import Random
 from sk_mtl.weighting._static import Static
+from sk_mtl.weighting._stch import STCH
+from sk_mtl.weighting._torchjd import from_torchjd, is_torchjd
+from sk_mtl.weighting._uncertainty import Uncertainty
 from sk_mtl.weighting._uniform import Uniform
+from sk_mtl.weighting._upgrad import UPGrad
 
 WEIGHTINGS: dict[str, type[Weighting]] = {
     "static": Static,
     "uniform": Uniform,
+    # by the losses
+    "uncertainty": Uncertainty,
+    "dwa": DWA,
+    "random": Random,
+    "geometric_mean": GeometricMean,
+    "stch": STCH,
+    "famo": FAMO,
+    "imtl_l": IMTLL,
+    # by the gradients of the shared part
+    "gradnorm": GradNorm,
+    "pcgrad": PCGrad,
+    "gradvac": GradVac,
+    "cagrad": CAGrad,
+    "mgda": MGDA,
+    "imtl_g": IMTLG,
+    "aligned_mtl": AlignedMTL,
+    "graddrop": GradDrop,
+    "nash_mtl": NashMTL,
+    "fairgrad": FairGrad,
+    "upgrad": UPGrad,
+    "dualproj": DualProj,
+    "config": ConFIG,
+    "excess_mtl": ExcessMTL,
 }
 
-__all__ = ["WEIGHTINGS", "ConstantWeights", "Static", "Uniform", "Weighting"]
+__all__ = [
+    "DWA",
+    "FAMO",
+    "IMTLG",
+    "IMTLL",
+    "MGDA",
+    "STCH",
+    "WEIGHTINGS",
+    "AlignedMTL",
+    "Balance",
+    "CAGrad",
+    "ConFIG",
+    "ConstantWeights",
+    "DualProj",
+    "ExcessMTL",
+    "FairGrad",
+    "GeometricMean",
+    "GradDrop",
+    "GradNorm",
+    "GradVac",
+    "NashMTL",
+    "PCGrad",
+    "Random",
+    "Static",
+    "UPGrad",
+    "Uncertainty",
+    "Uniform",
+    "Weighting",
+    "from_torchjd",
+    "is_torchjd",
+]

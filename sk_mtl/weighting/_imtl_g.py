@@ -1,0 +1,40 @@
+"""Impartial multi-task learning by the gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sk_mtl.weighting._gramian import Array, GramianBalance, GramianWeighting
+from sk_mtl.weighting._torchjd import aggregator
+
+
+class IMTLG(GramianWeighting):
+    """Along what every task's unit gradient has the same part in. Computed by torchjd.
+
+    Weights add up to 1 and may be negative, where a task would gain more than the others.
+
+    References
+    ----------
+    Liu et al. 2021, "Towards Impartial Multi-task Learning", equation 4 (gradient balance).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_mtl.weighting import IMTLG
+    >>> gradients = torch.tensor([[4.0, 0.0], [0.0, 1.0]])
+    >>> IMTLG().build(torch.ones(2))(torch.ones(2), gradients @ gradients.T)
+    tensor([0.2000, 0.8000])
+    """
+
+    def build(self, task_weights: Tensor) -> nn.Module:
+        """Return the module; see :class:`Weighting`."""
+        return _IMTLG(task_weights)
+
+
+class _IMTLG(GramianBalance):
+    def weights(self, gramian: Array, preference: Array, tasks: NDArray[np.intp]) -> Array:
+        found: Array = aggregator("IMTLGWeighting")(torch.from_numpy(gramian)).numpy()
+        return found
