@@ -314,12 +314,14 @@ class StackedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply all layers; shapes as in :class:`StackedLinear`."""
-        activation = ACTIVATIONS[self.activation]
-        for depth, layer in enumerate(self.layers):
-            x = activation(layer(x))
-            if self.dropouts:
-                x = self.dropouts[depth](x)
+        for depth in range(len(self.layers)):
+            x = self.hidden(depth, x)
         return x
+
+    def hidden(self, depth: int, x: Tensor) -> Tensor:
+        """Apply one of the layers."""
+        x = ACTIVATIONS[self.activation](self.layers[depth](x))
+        return self.dropouts[depth](x) if self.dropouts else x
 
 
 def gate_weights(gates: StackedLinear, x: Tensor) -> Tensor:
@@ -341,3 +343,14 @@ def mix(gates: Tensor, experts: Tensor) -> Tensor:
     """
     per_sample = gates @ experts.transpose(-3, -2)  # (*stack, batch, task, d)
     return per_sample.transpose(-3, -2)
+
+
+def combine(weights: Tensor, x: Tensor) -> Tensor:
+    """Return linear combinations of parallel features, with the same weights for every sample.
+
+    Shape: weights ``(*stack, out, parallel)``, x ``(*stack, parallel, batch, d)`` ->
+    ``(*stack, out, batch, d)``, which lies in memory as x does.
+    """
+    lies = x if x.stride(-1) == 1 else x.mT
+    combined: Tensor = (weights @ lies.flatten(-2)).unflatten(-1, lies.shape[-2:])
+    return combined if lies is x else combined.mT

@@ -9,6 +9,8 @@ import joblib
 import torch
 from torch import Tensor, nn
 
+from sk_mtl.cascades._modules import FunnelOutputs, ParentOutputs
+from sk_mtl.cascades._recipes import Links
 from sk_mtl.layers import Draws, StackedLinear, StackedMLP, shifted
 from sk_mtl.losses import Loss
 from sk_mtl.tasks import Task
@@ -27,26 +29,37 @@ class HeadGroup:
         Their loss.
     n_outputs : int
         Raw outputs of each.
+    level : int
+        How many tasks stand above them, one over the other, whose outputs their heads read.
     """
 
     tasks: tuple[int, ...]
     loss: Loss
     n_outputs: int
+    level: int = 0
 
 
-def group_tasks(tasks: Sequence[Task], losses: Sequence[Loss]) -> list[HeadGroup]:
+def group_tasks(
+    tasks: Sequence[Task], losses: Sequence[Loss], links: Links | None = None
+) -> list[HeadGroup]:
     """Put tasks with equal losses (and loss parameters) and equal widths together.
 
-    Tasks of different widths get heads of their own width: nothing is padded.
+    Tasks of different widths get heads of their own width: nothing is padded. Where heads read the
+    outputs of parents, they also have to read equally many, and parents come first.
     """
-    groups: dict[tuple[type, str | None, int], list[int]] = {}
-    for t, (task, loss) in enumerate(zip(tasks, losses, strict=True)):
-        form = (type(loss), joblib.hash(loss.get_params()), loss.n_outputs(task.n_classes))
+    widths = [loss.n_outputs(task.n_classes) for task, loss in zip(tasks, losses, strict=True)]
+    groups: dict[tuple[type, str | None, int, int, int], list[int]] = {}
+    for t, loss in enumerate(losses):
+        level, read = 0, 0
+        if links is not None and links.kind == "outputs":
+            level, read = links.levels[t], sum(widths[p] for p in links.parents[t])
+        form = (type(loss), joblib.hash(loss.get_params()), widths[t], level, read)
         groups.setdefault(form, []).append(t)
-    return [
-        HeadGroup(tuple(members), losses[members[0]], width)
-        for (_, _, width), members in groups.items()
+    found = [
+        HeadGroup(tuple(members), losses[members[0]], width, level)
+        for (_, _, width, level, _), members in groups.items()
     ]
+    return sorted(found, key=lambda group: group.level)
 
 
 class Heads(nn.Module):
@@ -96,16 +109,29 @@ class MultiTaskNetwork(nn.Module):
         Which tasks each of them serves.
     n_tasks : int
         Number of tasks.
+    links : Links or None, default=None
+        The tasks' dependencies.
     """
 
     def __init__(
-        self, trunk: nn.Module, heads: Sequence[Heads], groups: Sequence[HeadGroup], n_tasks: int
+        self,
+        trunk: nn.Module,
+        heads: Sequence[Heads],
+        groups: Sequence[HeadGroup],
+        n_tasks: int,
+        links: Links | None = None,
     ) -> None:
         super().__init__()
         self.trunk = trunk
         self.heads = nn.ModuleList(heads)
         self.groups = list(groups)
         self.n_tasks = n_tasks
+        self.parent_outputs = self.funnel = None
+        if links is not None and links.kind == "outputs":
+            forms = [(g.tasks, g.n_outputs, _of_classes(g.loss)) for g in groups]
+            self.parent_outputs = ParentOutputs(links, forms)
+        elif links is not None:
+            self.funnel = FunnelOutputs(links, [g.tasks for g in groups])
 
     def forward(self, X: Tensor) -> tuple[Tensor, ...]:
         """Return raw outputs ``(*stack, tasks of the group, batch, n_outputs)``, one a group."""
@@ -113,10 +139,13 @@ class MultiTaskNetwork(nn.Module):
 
     def heads_of(self, features: Tensor) -> tuple[Tensor, ...]:
         """Return the raw outputs for features ``(*stack[, task], batch, d)``."""
-        return tuple(
-            head(self._select(features, head.tasks))  # type: ignore[arg-type]
-            for head in self.heads
-        )
+        raw: list[Tensor] = []
+        for g, head in enumerate(self.heads):
+            own = self._select(features, head.tasks)  # type: ignore[arg-type]
+            if self.parent_outputs is not None:
+                own = self.parent_outputs.beside(g, own, raw, len(self.groups[g].tasks))
+            raw.append(head(own))
+        return tuple(raw if self.funnel is None else self.funnel(raw))
 
     def has_task_axis(self, features: Tensor) -> bool:
         """Return whether the trunk gives every task a representation of its own."""
@@ -138,6 +167,10 @@ class MultiTaskNetwork(nn.Module):
         return features.index_select(-3, tasks)
 
 
+def _of_classes(loss: Loss) -> bool:
+    return "regression" not in loss.kinds
+
+
 def build_network(
     trunk: Trunk,
     groups: Sequence[HeadGroup],
@@ -151,6 +184,7 @@ def build_network(
     seeds: Sequence[tuple[int, int, int]],
     dtype: torch.dtype,
     stack: tuple[int, ...] = (),
+    links: Links | None = None,
 ) -> MultiTaskNetwork:
     """Build a network, or a stack of networks of one form.
 
@@ -171,6 +205,8 @@ def build_network(
         Type of parameters and inputs.
     stack : tuple of int, default=()
         Sizes of the stack axes; empty for one network.
+    links : Links or None, default=None
+        The tasks' dependencies, as ``groups`` were made with.
 
     Returns
     -------
@@ -189,13 +225,14 @@ def build_network(
     )
     body = trunk.build(spec).to(dtype)
     head_draws = Draws([s[1] for s in seeds], stack, dtype)
-    heads = []
+    network = MultiTaskNetwork(body, [], groups, n_tasks, links)
     for g, group in enumerate(groups):
         # Private networks start each head from the same bits, as separate fits would.
         draws = head_draws.restarted() if trunk.private else head_draws
+        beside = 0 if network.parent_outputs is None else network.parent_outputs.widths[g]
         n_heads = len(group.tasks)
         tower = StackedMLP(
-            int(body.n_outputs),  # type: ignore[arg-type]
+            int(body.n_outputs) + beside,  # type: ignore[arg-type]
             head_hidden_layer_sizes,
             draws,
             activation=activation,
@@ -207,5 +244,5 @@ def build_network(
         output = StackedLinear(
             tower.n_outputs, group.n_outputs, draws, parallel=n_heads, tie=trunk.private
         )
-        heads.append(Heads(tower, output, group.tasks))
-    return MultiTaskNetwork(body, heads, groups, n_tasks)
+        network.heads.append(Heads(tower, output, group.tasks))
+    return network

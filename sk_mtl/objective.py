@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sk_mtl.network import HeadGroup
+from sk_mtl.penalties import Penalty
 from sk_mtl.weighting import ConstantWeights, Weighting
 
 
@@ -31,6 +32,8 @@ class Objective(nn.Module):
     private : bool, default=False
         Multiply L by the number of tasks, so that networks which share nothing are trained as
         if each were alone.
+    relation : nn.Module or None, default=None
+        Built by a :class:`~sk_mtl.penalties.Penalty`: pulls at the heads of related tasks.
     """
 
     user_weights: Tensor
@@ -46,10 +49,12 @@ class Objective(nn.Module):
         needs: str = "losses",
         weighs: str = "loss",
         private: bool = False,
+        relation: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.losses = [group.loss for group in groups]
         self.balance = balance
+        self.relation = relation
         self.register_buffer("user_weights", user_weights)
         self.n_tasks = n_tasks
         self.needs, self.weighs = needs, weighs
@@ -126,6 +131,7 @@ class Objective(nn.Module):
     def keep(self, index: Tensor) -> None:
         """Let all networks of the stack but those of the given indices go."""
         memory = [self.user_weights, *self.balance.parameters(), *self.balance.buffers()]
+        memory += [] if self.relation is None else self.relation.buffers()
         for tensor in {id(t): t for t in memory}.values():
             tensor.data = tensor.data.index_select(0, index)
         for loss in self.losses:
@@ -159,6 +165,8 @@ def make_objective(
     *,
     seeds: Sequence[int],
     private: bool,
+    levels: Sequence[int] | None = None,
+    penalty: Penalty | None = None,
 ) -> Objective:
     """Return what a network minimises, or a stack of them.
 
@@ -174,13 +182,23 @@ def make_objective(
         For the weighting's random numbers, one a network.
     private : bool
         See :class:`Objective`.
+    levels : sequence of int or None, default=None
+        How many tasks stand above each in a cascade; None where there is none.
+    penalty : Penalty or None, default=None
+        On the heads of related tasks.
     """
     balance = weighting.build(user_weights)
-    if hasattr(balance, "know_losses"):
+    if hasattr(balance, "know_tasks"):
         of = {t: group.loss for group in groups for t in group.tasks}
-        balance.know_losses([of[t] for t in sorted(of)])  # type: ignore[operator]
+        depth = [0] * len(of) if levels is None else levels
+        balance.know_tasks([of[t] for t in sorted(of)], depth)  # type: ignore[operator]
     if hasattr(balance, "seed"):
         balance.seed(seeds)  # type: ignore[operator]
+    relation = None
+    if penalty is not None:
+        tasks = related_tasks(groups)
+        like = user_weights.new_zeros(*user_weights.shape[:-1], len(tasks), len(tasks))
+        relation = penalty.build(like, tasks)
     return Objective(
         groups,
         user_weights.shape[-1],
@@ -189,7 +207,13 @@ def make_objective(
         needs=weighting.needs,
         weighs=weighting.weighs,
         private=private,
+        relation=relation,
     )
+
+
+def related_tasks(groups: Sequence[HeadGroup]) -> list[int]:
+    """Return the tasks whose heads have one output each, in the order of the heads."""
+    return [t for group in groups if group.n_outputs == 1 for t in group.tasks]
 
 
 def _masked_mean(

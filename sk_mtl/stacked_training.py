@@ -18,7 +18,7 @@ from sk_mtl.layers import Dropout
 from sk_mtl.network import MultiTaskNetwork
 from sk_mtl.objective import Objective, encoded_scores
 from sk_mtl.stack import NetworkStack, load_tensors
-from sk_mtl.steps import Penalty, backpropagate, look_back
+from sk_mtl.steps import Penalties, backpropagate, look_back
 from sk_mtl.totals import EpochTotals, record
 
 SHRINK_BELOW = 0.75  # the share of networks still training at which the others leave the stack
@@ -190,7 +190,7 @@ class StackedTraining:
             valid = [s.valid for s in chosen if s.valid is not None]
             # More rows at a time would take more memory than a step does.
             self._valid = StackedBatches([Batches(v, self.batch_size) for v in valid], of)
-        self.penalty = Penalty(self.network, self.objective, self.decay)
+        self.penalty = Penalties(self.network, self.objective, self.decay)
         self.clipping = Clipping([self.members[i].clip for i in self.active], self.decay)
 
     def _run_epoch(self) -> None:
@@ -256,6 +256,7 @@ class StackedTraining:
         means, mass, used = totals.means()
         if prefix == "train":
             self.objective.end_epoch(means, mass)
+            self.penalty.end_epoch()
         share = self.objective.normalised(self.objective.user_weights, mass)
         losses = (means * share).sum(-1)
         rows = zip(losses.tolist(), means.tolist(), used.tolist(), strict=True)

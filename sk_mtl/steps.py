@@ -68,17 +68,20 @@ def _by_gradients(
     if objective.weighs == "loss":
         direction = share @ jacobian
     else:
-        direction, weights = _along(objective, given, jacobian, weights)
+        direction, weights = _along(objective, given, jacobian, weights, share)
     set_gradients(network, direction, share)
     return losses, weights, mass, outputs
 
 
-def _along(objective: Any, given: Tensor, jacobian: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
+def _along(
+    objective: Any, given: Tensor, jacobian: Tensor, users: Tensor, share: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the direction of the shared parameters, and the weights to be recorded."""
+    # Private networks are trained as if each were alone: their shares add up to how many there are.
+    scale = share.sum() if objective.private else 1
     if objective.weighs == "direction":
-        return given, users
+        return scale * given, users
     # Rows of absent tasks are zero, so whatever a weighting says of them has no effect.
-    scale = objective.n_tasks if objective.private else 1
     return scale * (given @ jacobian), given
 
 
@@ -92,8 +95,12 @@ def look_back(network: Any, objective: Objective, batch: Any, *, complete: bool)
         objective.look_back(losses, mass)
 
 
-class Penalty:
-    """The L2 penalty on the weights of linear layers; biases and scales of norms are left alone.
+class Penalties:
+    """What pulls at the weights beside the losses.
+
+    The L2 penalty on the weights of linear layers (biases and scales of norms are left alone); a
+    penalty on the heads of related tasks; and what a trunk asks for with a method ``penalty``,
+    which gives one number a network.
 
     Parameters
     ----------
@@ -102,13 +109,17 @@ class Penalty:
     objective : Objective
         A task's own layers are penalised in proportion to its share of the user's weights.
     decay : float, or Tensor of shape (*stack,) or (*stack, n_tasks)
-        Penalty a batch; one a task, where tasks share nothing.
+        L2 penalty a batch; one a task, where tasks share nothing.
     """
 
     def __init__(
         self, network: MultiTaskNetwork, objective: Objective, decay: float | Tensor
     ) -> None:
         self._pulled: list[tuple[nn.Parameter, float | Tensor]] = []
+        self._relation: Any = objective.relation
+        self._trunk = network.trunk if hasattr(network.trunk, "penalty") else None
+        self._heads = related_heads(network)
+        self._width = int(network.trunk.n_outputs)  # type: ignore[arg-type]
         shares = objective.normalised(objective.user_weights, None)  # (*stack, task)
         rates = torch.as_tensor(decay, dtype=shares.dtype, device=shares.device)
         if not rates.any():
@@ -131,7 +142,11 @@ class Penalty:
                     self._pulled.append((parameter, in_head))
 
     def add(self) -> None:
-        """Add its slope to the gradients."""
+        """Add their slopes to the gradients."""
+        if self._relation is not None:
+            self._add_relation()
+        if self._trunk is not None:
+            _add_slope_of(self._trunk)
         for parameter, rate in self._pulled:
             if parameter.grad is None:
                 continue
@@ -139,6 +154,41 @@ class Penalty:
                 parameter.grad.add_(parameter.data, alpha=rate)
             else:
                 parameter.grad.addcmul_(parameter.data, rate)
+
+    def end_epoch(self) -> None:
+        """Renew what is learned of the tasks' relations."""
+        if self._relation is not None:
+            self._relation.renew(self.heads())
+
+    def heads(self) -> Tensor:
+        """Return the heads of the tasks that are related, ``(*stack, n_related, d)``."""
+        return torch.cat([p.detach()[..., 0, : self._width] for p in self._heads], dim=-2)
+
+    def _add_relation(self) -> None:
+        slope = self._relation.slope(self.heads())
+        sizes = [p.shape[-3] for p in self._heads]
+        for parameter, part in zip(self._heads, slope.split(sizes, dim=-2), strict=True):
+            if parameter.grad is not None:
+                parameter.grad[..., 0, : self._width] += part
+
+
+def related_heads(network: MultiTaskNetwork) -> list[Tensor]:
+    """Return the output weights of the heads of one output each: these can be compared."""
+    return [
+        head.output.weight  # type: ignore[union-attr,misc]
+        for head, group in zip(network.heads, network.groups, strict=True)
+        if group.n_outputs == 1
+    ]
+
+
+def _add_slope_of(trunk: Any) -> None:
+    """Add the slope of what a trunk adds to the loss."""
+    parameters = [p for p in trunk.parameters() if p.grad is not None]
+    with torch.enable_grad():
+        total = trunk.penalty().sum()
+    slopes = torch.autograd.grad(total, parameters, materialize_grads=True)
+    for parameter, slope in zip(parameters, slopes, strict=True):
+        parameter.grad += slope
 
 
 def _is_matrix(name: str, parameter: nn.Parameter, n_stack: int) -> bool:

@@ -17,7 +17,7 @@ from sk_mtl._support import Stream
 from sk_mtl.batches import Batches, TaskData
 from sk_mtl.callbacks import StopTraining
 from sk_mtl.objective import encoded_scores
-from sk_mtl.steps import Penalty, backpropagate, look_back
+from sk_mtl.steps import Penalties, backpropagate, look_back
 from sk_mtl.totals import EpochTotals, record
 
 BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
@@ -154,7 +154,7 @@ class MultiTaskNet(NeuralNet):
         valid = None if valid is None else self.get_dataset(valid)
         self.interrupted_ = self.stopped_by_callback_ = False
         self._hooks = self._batch_hooks()
-        self._penalty: Penalty | None = Penalty(self.module_, self.criterion_, self.decay)
+        self._penalty: Penalties | None = Penalties(self.module_, self.criterion_, self.decay)
         self._parameters = [p for _, p in self.get_all_learnable_params()]
         self._watched = not all(getattr(c, "reads_history_only", False) for _, c in self.callbacks_)
         self._lowest = {
@@ -232,6 +232,8 @@ class MultiTaskNet(NeuralNet):
         means, mass, used = totals.means()
         if prefix == "train":
             self.criterion_.end_epoch(means, mass)
+            assert self._penalty is not None
+            self._penalty.end_epoch()
         # by the user's weights: those of a step may move, and losses must compare over epochs
         share = self.criterion_.normalised(self.criterion_.user_weights, mass)
         loss = float((means * share).sum())

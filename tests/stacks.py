@@ -15,6 +15,7 @@ from sk_mtl.losses import LogLoss, SquaredError
 from sk_mtl.network import HeadGroup, build_network
 from sk_mtl.objective import Objective
 from sk_mtl.trunks import TRUNKS, Trunk
+from sk_mtl.trunks._soft_sharing import _SoftSharing
 from sk_mtl.weighting import ConstantWeights
 
 NAN = float("nan")
@@ -122,7 +123,18 @@ def plain_penalty(network, task_weights, decay, *, private=False):
             if name.endswith("weight"):
                 for place, t in enumerate(head.tasks.tolist()):
                     total += each[t] * share[t] * parameter[place].square().sum()
-    return total / 2
+    return (total + apart(network)) / 2
+
+
+def apart(network):
+    """How far towers that are held together are from their mean, times the strength of that."""
+    total = 0.0
+    if isinstance(network.trunk, _SoftSharing):
+        for parameter in network.trunk.parameters():
+            for tower in parameter:
+                total += ((tower - sum(parameter) / len(parameter)) ** 2).sum()
+        total *= network.trunk.strength
+    return total
 
 
 class Built(Trunk):

@@ -20,7 +20,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sk_mtl import MultiTaskRegressor
 from sk_mtl._support import Interval
 from sk_mtl.layers import Draws
-from sk_mtl.trunks import PLE, TRUNKS, MMoE, SharedBottom, SingleTask, Trunk, TrunkSpec
+from sk_mtl.trunks import (
+    PLE,
+    TRUNKS,
+    AdaTT,
+    AttentionGate,
+    CrossStitch,
+    DSelectK,
+    MMoE,
+    SharedBottom,
+    SingleTask,
+    Trunk,
+    TrunkSpec,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -29,6 +41,12 @@ RECIPES = [
     MMoE(n_experts=1),
     PLE(n_levels=2),
     PLE(n_levels=3, n_shared_experts=1, n_task_experts=3),
+    CrossStitch(initial_sharing=0.5),
+    DSelectK(gate="static"),
+    DSelectK(n_experts=5, k=1, gamma=3.0),
+    AttentionGate(query="input", n_heads=4),
+    AdaTT(n_levels=1, n_task_experts=2, n_shared_experts=0),
+    AdaTT(n_levels=3, n_task_experts=2, n_shared_experts=3),
 ]
 every_trunk = pytest.mark.parametrize("recipe", RECIPES, ids=repr)
 every_stack = pytest.mark.parametrize("stack", [(), (2, 3)], ids=str)
@@ -276,14 +294,14 @@ def test_shared_bottom_is_one_perceptron():
     assert_close(trunk(X), perceptron(trunk, ...)(X), rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("cls", [SharedBottom, SingleTask])
+@pytest.mark.parametrize("cls", [SharedBottom, SingleTask, CrossStitch])
 def test_without_hidden_layers_the_features_pass_through(cls):
     trunk = build(cls(), hidden=())
     assert torch.equal(trunk(X), X)
     assert trunk.n_outputs == 5
 
 
-@pytest.mark.parametrize("recipe", [MMoE(), PLE()], ids=repr)
+@pytest.mark.parametrize("recipe", [MMoE(), PLE(), DSelectK(), AttentionGate(), AdaTT()], ids=repr)
 def test_experts_need_hidden_layers(recipe):
     with pytest.raises(ValueError, match="expected at least one layer: its experts are made of"):
         build(recipe, hidden=())

@@ -5,6 +5,7 @@ Every test of the first part loops over ``WEIGHTINGS``: a new entry inherits the
 
 from __future__ import annotations
 
+import copy
 import pickle
 import typing
 
@@ -16,11 +17,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, KFold
 from skorch.callbacks import Callback
-from torch import nn
 
 from sk_mtl import MultiTaskEstimator, MultiTaskRegressor
 from sk_mtl.trunks import TRUNKS
-from sk_mtl.weighting import WEIGHTINGS, Static, Uniform, Weighting
+from sk_mtl.weighting import WEIGHTINGS, Static, Uniform
 from sk_mtl.weighting._base import Needs
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -56,18 +56,63 @@ def parameters(fitted):
 
 # The contract -------------------------------------------------------------------------------
 
+N_TASKS, N_PARAMETERS = 4, 10
 
-def statistic(needs, n_tasks=4, stack=()):
-    """What a weighting is called with."""
-    shape = (n_tasks, 10) if needs == "jacobian" else (*stack, n_tasks)
-    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.1
+
+def batches(n_steps=4, stack=(), seed=0):
+    """Task losses and Jacobians, as a training would show them; gradients conflict."""
+    generator = torch.Generator().manual_seed(seed)
+    options = {"dtype": torch.float64, "generator": generator}
+    return [
+        (
+            torch.rand(*stack, N_TASKS, **options) + 0.1,
+            torch.randn(N_TASKS, N_PARAMETERS, **options),
+        )
+        for _ in range(n_steps)
+    ]
+
+
+def built(name, task_weights=None, seed=0, **params):
+    """The module of a weighting, its random numbers seeded; all weights are 1 by default."""
+    given = torch.ones(N_TASKS) if task_weights is None else task_weights
+    balance = WEIGHTINGS[name](**params).build(given.double())
+    balance.seed([seed] * given[..., 0].numel())
+    return balance
+
+
+def seen_by(name, jacobian):
+    """What a weighting is called with besides the losses."""
+    needs = WEIGHTINGS[name].needs
+    return {"losses": None, "gramian": jacobian @ jacobian.mT, "jacobian": jacobian}[needs]
+
+
+def drive(name, balance, steps, present=None):
+    """Return what a module says in steps, each the only one of an epoch."""
+    given = []
+    for losses, jacobian in steps:
+        given.append(balance(losses, seen_by(name, jacobian), present).detach().clone())
+        if balance.looks_back:
+            balance.look_back(losses.sqrt() / 2, present)
+        mean = losses if present is None else torch.where(present, losses, torch.nan)
+        balance.end_epoch(mean)
+    return torch.stack(given)
+
+
+def effect(name, given, steps):
+    """What counts of the weights: shares of the loss, or the direction of the shared part."""
+    weighs = WEIGHTINGS[name].weighs
+    if weighs == "loss":
+        return given / given.sum(-1, keepdim=True)
+    if weighs == "direction":
+        return given
+    return torch.stack([w @ jacobian for w, (_, jacobian) in zip(given, steps, strict=True)])
 
 
 @every_weighting
 def test_recipes_hold_hyper_parameters_only(name):
     recipe = WEIGHTINGS[name]()
     recipe.validate()
-    assert repr(clone(recipe)) == repr(recipe)
+    assert repr(clone(recipe)) == repr(recipe) == repr(pickle.loads(pickle.dumps(recipe)))
     assert recipe.needs in typing.get_args(Needs)
     recipe.build(torch.ones(3))
     assert vars(recipe) == recipe.get_params(deep=False)
@@ -75,29 +120,142 @@ def test_recipes_hold_hyper_parameters_only(name):
 
 @every_weighting
 @pytest.mark.parametrize("stack", [(), (2, 3)], ids=str)
-def test_there_is_one_weight_a_task_finite_and_not_negative(name, stack):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_there_is_one_finite_weight_a_task(name, stack, dtype):
     recipe = WEIGHTINGS[name]()
     if stack and recipe.needs != "losses":
-        pytest.skip("a Jacobian belongs to one network")
-    weights = recipe.build(torch.rand(*stack, 4, dtype=torch.float64))(
-        statistic(recipe.needs, stack=stack)
-    )
-    assert weights.shape == (*stack, 4)
-    assert weights.dtype == torch.float64
-    assert weights.isfinite().all() and (weights >= 0).all() and weights.any()
-    assert not weights.requires_grad
+        pytest.skip("gradients belong to one network")
+    balance = recipe.build(torch.rand(*stack, N_TASKS, dtype=dtype))
+    balance.seed([0] * (6 if stack else 1))
+    for losses, jacobian in batches(stack=stack):
+        seen = seen_by(name, jacobian.to(dtype))
+        given = balance(losses.to(dtype), seen, None)
+        size = N_PARAMETERS if recipe.weighs == "direction" else N_TASKS
+        assert given.shape == (*stack, size)
+        assert given.dtype == dtype
+        assert given.isfinite().all() and given.any()
+        if recipe.weighs == "loss":
+            assert (given >= 0).all()
+        assert not given.requires_grad
+
+
+@every_weighting
+@pytest.mark.parametrize("case", ["all zero", "one zero", "equal", "opposed", "no parameters"])
+def test_gradients_that_say_little_do_no_harm(name, case):
+    _, jacobian = batches(1)[0]
+    gradients = {
+        "all zero": 0 * jacobian,
+        "one zero": torch.cat([0 * jacobian[:1], jacobian[1:]]),
+        "equal": jacobian[:1].expand(N_TASKS, -1),
+        "opposed": torch.stack([jacobian[0], -jacobian[0]] * 2),
+        "no parameters": jacobian[:, :0],
+    }[case]
+    steps = [(torch.ones(N_TASKS, dtype=torch.float64), gradients)] * 3
+    given = drive(name, built(name), steps)
+    assert effect(name, given, steps).isfinite().all()
 
 
 @every_weighting
 def test_tasks_can_be_permuted(name):
-    recipe, order = WEIGHTINGS[name](), torch.tensor([2, 0, 3, 1])
-    given = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
-    seen = statistic(recipe.needs)
-    straight, permuted = recipe.build(given)(seen), recipe.build(given[order])(seen[order])
-    assert_allclose(permuted, straight[order], rtol=1e-10)
+    """Two tasks where others are looked at in random orders; the softmax of noise has no tasks."""
+    if name == "random":
+        pytest.skip("tested by its distribution")
+    order = torch.tensor([1, 0] if name in ("pcgrad", "gradvac") else [2, 0, 3, 1])
+    given = torch.tensor([1.0, 2.0, 3.0, 4.0])[: len(order)]
+    steps = [(losses[: len(order)], jacobian[: len(order)]) for losses, jacobian in batches()]
+    moved = [(losses[order], jacobian[order]) for losses, jacobian in steps]
+    straight = drive(name, built(name, given), steps)
+    permuted = drive(name, built(name, given[order]), moved)
+    if WEIGHTINGS[name].weighs != "direction":
+        straight = straight[..., order]
+    assert_allclose(permuted, straight, rtol=1e-6, atol=1e-9)
+
+
+SOME = torch.tensor([True, False, True, True])
 
 
 @every_weighting
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_an_absent_task_is_left_out(name, scale):
+    """As if the module had been built for the tasks present alone."""
+    if name == "random":
+        pytest.skip("it draws a number a task, absent or not")
+    if name == "stch":
+        pytest.skip("a preference is among all tasks: see test_weighting_losses.py")
+    given = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    if not WEIGHTINGS[name].uses_task_weights:
+        given = torch.ones(4)
+    full = [(losses, scale * jacobian) for losses, jacobian in batches()]
+    with_gap = [
+        (torch.where(SOME, losses, 0.0), torch.where(SOME[:, None], jacobian, 0.0))
+        for losses, jacobian in full
+    ]
+    alone = [(losses[SOME], jacobian[SOME]) for losses, jacobian in full]
+    ours = drive(name, built(name, given), with_gap, SOME)
+    expected = drive(name, built(name, given[SOME]), alone)
+    if WEIGHTINGS[name].weighs == "loss":
+        ours = torch.where(SOME, ours, 0.0)
+    assert_allclose(
+        effect(name, ours, with_gap), spread(name, effect(name, expected, alone)), rtol=1e-9
+    )
+
+
+def spread(name, values):
+    """Shares of the tasks present, with a zero for the absent one."""
+    if WEIGHTINGS[name].weighs != "loss":
+        return values
+    return torch.zeros(len(values), 4, dtype=values.dtype).index_copy(
+        1, SOME.nonzero().squeeze(1), values
+    )
+
+
+def test_a_row_of_zeros_would_end_the_training_by_mgda():
+    """Negative control: torchjd's takes an absent task's zeros for the shortest gradient."""
+    from torchjd.aggregation import MGDAWeighting
+
+    losses, jacobian = batches(1)[0]
+    jacobian = torch.where(SOME[:, None], jacobian, 0.0)
+    gramian = jacobian @ jacobian.mT
+    theirs = MGDAWeighting(epsilon=1e-9, max_iters=1000)(gramian)
+    assert (theirs @ jacobian).norm() < 1e-6
+    ours = built("mgda")(losses, gramian, SOME)
+    assert (ours @ jacobian).norm() > 0.1
+
+
+@every_weighting
+def test_a_batch_without_any_label_leaves_nothing_behind(name):
+    nobody = torch.zeros(N_TASKS, dtype=torch.bool)
+    zeros = torch.zeros(N_TASKS, dtype=torch.float64)
+    balance, steps = built(name), batches()
+    drive(name, balance, steps[:2])
+    empty = [(zeros, torch.zeros(N_TASKS, N_PARAMETERS, dtype=torch.float64))] * 2
+    assert drive(name, balance, empty, nobody).isfinite().all()
+    assert drive(name, balance, steps[2:]).isfinite().all()
+
+
+@every_weighting
+def test_a_module_can_be_pickled_in_the_midst_of_training(name):
+    steps, balance = batches(6), built(name)
+    drive(name, balance, steps[:3])
+    restored = pickle.loads(pickle.dumps(balance))
+    assert torch.equal(drive(name, restored, steps[3:]), drive(name, balance, steps[3:]))
+
+
+@every_weighting
+def test_a_new_module_goes_on_by_the_state_of_an_old_one(name):
+    """Sums, averages and where its random numbers stand."""
+    steps, balance = batches(6), built(name)
+    drive(name, balance, steps[:3])
+    heir, stranger = built(name, seed=9), built(name, seed=9)
+    heir.load_state_dict(copy.deepcopy(balance.state_dict()))
+    expected = drive(name, balance, steps[3:])
+    assert torch.equal(drive(name, heir, steps[3:]), expected)
+    if balance.state_dict() and name != "by_level":  # negative control: it remembers something
+        assert not torch.equal(drive(name, stranger, steps[3:]), expected)
+
+
+@every_weighting
+@pytest.mark.usefixtures("no_global_rng")
 def test_every_weighting_trains_and_records_its_weights(name, table):
     model = estimator(weighting=name).fit(*table)
     assert model.loss_curve_[-1] < model.loss_curve_[0]
@@ -106,8 +264,36 @@ def test_every_weighting_trains_and_records_its_weights(name, table):
         assert len(weights) == model.n_iter_
         assert np.isfinite(weights).all()
     assert_array_equal(parameters(clone(model).fit(*table)), parameters(model))
+    fitted = parameters(model)
+    assert_array_equal(parameters(model.fit(*table)), fitted)  # a fit begins anew
     restored = pickle.loads(pickle.dumps(model))
     assert_array_equal(restored.predict(table[0]), model.predict(table[0]))
+
+
+@every_weighting
+@pytest.mark.parametrize("trunk", ["shared_bottom", "mmoe", "ple", "single_task"])
+def test_every_weighting_trains_every_trunk_while_labels_are_missing(name, trunk, table):
+    """The first of the batches has no label of the first task."""
+    X, Y = table
+    Y = np.where((np.arange(80) < 32)[:, None] & [True, False, False], np.nan, Y)
+    model = estimator(trunk=trunk, weighting=name, shuffle=False, max_iter=3).fit(X, Y)
+    assert np.isfinite(parameters(model)).all()
+    assert model.loss_curve_[-1] < model.loss_curve_[0]
+
+
+@every_weighting
+def test_partial_fit_goes_on_where_it_stood(name, table):
+    """Epoch by epoch, also past a pickle, as in one fit."""
+    whole = estimator(weighting=name, max_iter=4, shuffle=False).fit(*table)
+    model = estimator(weighting=name, shuffle=False)
+    for _ in range(2):
+        model.partial_fit(*table)
+    restored = pickle.loads(pickle.dumps(model))
+    for _ in range(2):
+        model.partial_fit(*table)
+        restored.partial_fit(*table)
+    assert_array_equal(parameters(restored), parameters(model))
+    assert_allclose(parameters(model), parameters(whole), rtol=0, atol=1e-12)
 
 
 @every_weighting
@@ -119,6 +305,54 @@ def check_state_is_its_own(model):
     optimised = {id(p) for g in model.net_.optimizer_.param_groups for p in g["params"]}
     assert optimised == {id(p) for p in model.net_.module_.parameters()}
     assert not optimised & {id(p) for p in model.net_.criterion_.parameters()}
+
+
+TUNED = {
+    "uncertainty": {"learning_rate": [0.01, 0.5]},
+    "dwa": {"temperature": [0.1, 2.0]},
+    "stch": {"mu": [0.01, 1.0]},
+    "famo": {"learning_rate": [0.01, 0.5]},
+    "imtl_l": {"learning_rate": [0.01, 0.5]},
+    "gradnorm": {"alpha": [0.0, 2.0]},
+    "gradvac": {"beta": [0.01, 1.0]},
+    "cagrad": {"c": [0.1, 0.9]},
+    "fairgrad": {"alpha": [0.5, 2.0]},
+    "excess_mtl": {"step_size": [0.01, 1.0]},
+}
+
+
+def test_every_weighting_with_numbers_is_tuned_below():
+    numbers = {n for n, w in WEIGHTINGS.items() if w._parameter_constraints}
+    # The one's parameter is a word, and the other wants tasks that depend on tasks.
+    assert numbers == {*TUNED, "aligned_mtl", "by_level"}
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_hyper_parameters_can_be_searched(name, table):
+    X, Y = table
+    ((number, values),) = TUNED[name].items()
+    grid = {f"weighting__{number}": values}
+    model = estimator(weighting=WEIGHTINGS[name](), max_iter=5)
+    search = GridSearchCV(model, grid, cv=KFold(2), error_score="raise").fit(X, Y)
+    assert len(set(search.cv_results_["mean_test_score"])) == 2
+    with pytest.raises(ValueError, match=f"The '{number}' parameter of"):
+        clone(model).set_params(**{f"weighting__{number}": -1.0}).fit(X, Y)
+
+
+@every_weighting
+def test_task_weights_are_used_or_refused(name, table):
+    X, Y = table
+    model = estimator(weighting=name, task_weights=[1, 2, 4], max_iter=3)
+    if not WEIGHTINGS[name].uses_task_weights:
+        preference = "aligned_mtl|cagrad|config|dualproj|stch|upgrad"
+        with pytest.raises(ValueError, match=rf"no use for them.*takes a preference.*{preference}"):
+            model.fit(X, Y)
+        return
+    given = parameters(model.fit(X, Y))
+    scaled = parameters(model.set_params(task_weights=[0.5, 1, 2]).fit(X, Y))
+    assert_allclose(scaled, given, rtol=0, atol=1e-9)  # only ratios matter
+    equal = parameters(model.set_params(task_weights=None).fit(X, Y))
+    assert np.abs(equal - given).max() > 1e-4
 
 
 # Static and uniform -------------------------------------------------------------------------
@@ -241,79 +475,3 @@ def test_task_weights_can_be_searched(table):
     grid = {"task_weights": [None, {"task0": 5.0}, [0, 1, 1]]}
     search = GridSearchCV(estimator(), grid, cv=KFold(2), error_score="raise").fit(X, Y)
     assert len(set(search.cv_results_["mean_test_score"])) == 3
-
-
-# A user's own -------------------------------------------------------------------------------
-
-
-class _Proportional(nn.Module):
-    """The larger a task's running loss, the more it counts."""
-
-    def __init__(self, n_tasks, decay):
-        super().__init__()
-        self.decay = decay
-        self.log_scale = nn.Parameter(torch.zeros(n_tasks))  # the main optimiser must not see it
-        self.register_buffer("mean", torch.zeros(n_tasks))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
-
-    def forward(self, losses, present):
-        self.steps += 1
-        self.mean.mul_(self.decay).add_(losses, alpha=1 - self.decay)
-        return self.mean
-
-
-class Proportional(Weighting):
-    def __init__(self, decay=0.0):
-        self.decay = decay
-
-    def build(self, task_weights):
-        return _Proportional(task_weights.shape[-1], self.decay).to(task_weights)
-
-
-def test_a_users_weighting_needs_no_registration(table):
-    X, Y = table
-    Y = np.nan_to_num(Y)
-    model = estimator(weighting=Proportional(), batch_size=80, callbacks=[Recorder()], alpha=0.0)
-    model.fit(X, Y)
-    # One batch an epoch: the weights in the history are the task losses themselves.
-    weights = np.array([model.net_.history[:, f"weight_{t}"] for t in model.task_names_]).T
-    assert_allclose(weights, model.task_loss_curves_, rtol=1e-12)
-    curves = model.task_loss_curves_
-    # The loss reported goes by the user's weights: with those of a step it would not compare.
-    assert_allclose(model.loss_curve_, curves.mean(1), rtol=1e-12)
-    check_state_is_its_own(model)
-    assert not model.net_.criterion_.balance.log_scale.any()
-    uniform = estimator(batch_size=80, alpha=0.0).fit(X, Y)
-    assert np.abs(parameters(model) - parameters(uniform)).max() > 1e-4
-
-
-def test_weights_that_change_in_every_batch_are_averaged_over_the_epoch(table):
-    X, Y = table
-    model = estimator(weighting=Proportional(), callbacks=[Seen()]).fit(X, np.nan_to_num(Y))
-    (seen,) = model.net_.callbacks
-    recorded = [model.net_.history[:, f"weight_{t}"] for t in model.task_names_]
-    by_epoch = np.array(seen.weights).reshape(10, 3, 3)  # (epoch, batch, task)
-    assert_allclose(np.array(recorded).T, by_epoch.mean(axis=1), rtol=1e-12)
-
-
-class Seen(Callback):
-    def initialize(self):
-        self.weights = []
-        return self
-
-    def on_batch_end(self, net, **kwargs):
-        self.weights.append(net.criterion_.balance.mean.tolist())
-
-
-def test_a_weightings_state_starts_anew_in_fit_and_lives_on_in_partial_fit(table):
-    X, Y = table
-    model = estimator(weighting=Proportional(decay=0.9))
-    steps = [model.fit(X, Y).net_.criterion_.balance.steps.item() for _ in range(2)]
-    assert steps == [30, 30]
-    restored = pickle.loads(pickle.dumps(model))
-    assert restored.net_.criterion_.balance.steps.item() == 30
-    assert_array_equal(restored.net_.criterion_.balance.mean, model.net_.criterion_.balance.mean)
-    incremental = estimator(weighting=Proportional(decay=0.9))
-    for expected in (3, 6, 9):
-        incremental.partial_fit(X, Y)
-        assert incremental.net_.criterion_.balance.steps.item() == expected

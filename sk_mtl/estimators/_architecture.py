@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sk_mtl._support import resolve_recipe
+from sk_mtl.cascades._recipes import resolve_cascade
 from sk_mtl.estimators._describe import kinds_of, resolve_losses
 from sk_mtl.trunks import TRUNKS, Trunk
 
@@ -22,6 +23,7 @@ def architecture(estimator: Any) -> dict[str, tuple[str, Any]]:
         ),
         "activation": est.activation,
         "dropout": est.dropout,
+        "task_dependencies": resolve_cascade(est.task_dependencies, est._tasks),
         "loss": resolve_losses(est.loss, kinds_of(est._tasks), est.task_names_),
     }
     return {name: (repr(getattr(est, name)), plain(value)) for name, value in meaning.items()}

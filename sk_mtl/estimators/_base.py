@@ -30,6 +30,7 @@ from sk_mtl._support import (
     warn,
     with_callbacks,
 )
+from sk_mtl.cascades._recipes import resolve_cascade
 from sk_mtl.columns import admissible_dtypes, to_tensor
 from sk_mtl.estimators._decode import join, outcomes, predictions, probabilities
 from sk_mtl.estimators._describe import (
@@ -64,8 +65,10 @@ class BaseMultiTask(
         "activation": [StrOptions(set(ACTIVATIONS))],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "loss": [str, HasMethods(["elementwise"]), type, list, tuple, dict, None],
+        "task_dependencies": [dict, HasMethods(["link"]), None],
         "task_weights": ["array-like", dict, None],
         "weighting": [str, HasMethods(["build"]), nn.Module, type],
+        "penalty": [str, HasMethods(["build"]), type, None],
         "class_weight": [StrOptions({"balanced"}), dict, list, tuple, None],
         "solver": [StrOptions({"adam", "sgd"})],
         "alpha": [Interval(Real, 0, None, closed="left")],
@@ -259,6 +262,7 @@ class BaseMultiTask(
             known = [None] * len(names)
         self._task_losses = resolve_losses(self.loss, kinds, names)
         self._tasks = describe_tasks(targets, kinds, self._task_losses, weight, known)
+        self._links = resolve_cascade(self.task_dependencies, self._tasks)
         self._one_d = targets.one_d
         self.task_types_ = [task.kind for task in self._tasks]
         self.n_tasks_ = len(names)

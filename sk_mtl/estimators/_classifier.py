@@ -74,8 +74,10 @@ class MultiTaskClassifier(ScoreMixin, ClassifierMixin, ProbabilityMixin, BaseMul
         activation: str = "relu",
         dropout: float = 0.0,
         loss: Any = None,
+        task_dependencies: Any = None,
         task_weights: Any = None,
         weighting: Any = "static",
+        penalty: Any = None,
         class_weight: Any = None,
         solver: str = "adam",
         alpha: float = 0.0001,
@@ -104,8 +106,10 @@ class MultiTaskClassifier(ScoreMixin, ClassifierMixin, ProbabilityMixin, BaseMul
         self.activation = activation
         self.dropout = dropout
         self.loss = loss
+        self.task_dependencies = task_dependencies
         self.task_weights = task_weights
         self.weighting = weighting
+        self.penalty = penalty
         self.class_weight = class_weight
         self.solver = solver
         self.alpha = alpha

@@ -9,7 +9,8 @@ from typing import TypeVar
 PARAMETERS = """
 trunk : str or Trunk, default="shared_bottom"
     What stands between the features and the heads: "shared_bottom", "mmoe", "ple",
-    "single_task", or an object such as ``MMoE(n_experts=4)``.
+    "cross_stitch", "dselect_k", "attention", "adatt", "soft_sharing", "single_task", or an object
+    such as ``MMoE(n_experts=4)``.
 hidden_layer_sizes : tuple of int, default=(100,)
     Widths of the hidden layers of the trunk; of every expert's where there are experts.
 head_hidden_layer_sizes : tuple of int, default=()
@@ -20,11 +21,22 @@ dropout : float, default=0.0
     Share of hidden units dropped while training.
 loss : str, Loss, list, dict or None, default=None
     {loss}
+task_dependencies : dict, Cascade or None, default=None
+    Tasks that depend on others: a dict from names to names of parents, whose outputs their heads
+    read beside the features, or ``OutputCascade`` or ``Funnel`` of ``sk_mtl.cascades``.
 task_weights : array-like of shape (n_tasks,), dict or None, default=None
     How much each task counts; a dict by task name leaves out tasks of weight 1. Only the
     ratios matter: the loss is sum(w L) / sum(w). None counts all alike.
-weighting : str or Weighting, default="static"
-    How tasks are balanced: "static" (``task_weights`` as they are) or "uniform".
+weighting : str, Weighting or object of torchjd, default="static"
+    How tasks are balanced: "static" (``task_weights`` as they are), "uniform", "by_level"; by the
+    losses "uncertainty", "dwa", "random", "geometric_mean", "stch", "famo", "imtl_l"; by the
+    gradients of what tasks share "gradnorm", "pcgrad", "gradvac", "cagrad", "mgda", "imtl_g",
+    "aligned_mtl", "graddrop", "nash_mtl", "fairgrad", "upgrad", "dualproj", "config",
+    "excess_mtl". ``sk_mtl.weighting`` has them as objects with parameters.
+penalty : str, Penalty or None, default=None
+    On the heads of related tasks: "covariance" and "cluster" learn how tasks are related, "graph"
+    is told, "trace_norm" keeps heads in few dimensions. ``sk_mtl.penalties`` has them as objects.
+    Tasks of more than two classes stand apart.
 {class_weight}solver : {"adam", "sgd"}, default="adam"
     Optimiser.
 alpha : float, default=0.0001
@@ -106,6 +118,8 @@ best_loss_ : float
     the first epoch).
 best_iter_ : int
     Epoch, counted from 1, of ``best_loss_``; with early stopping its weights are kept.
+task_covariance_, task_correlation_ : ndarray of shape (n_tasks, n_tasks)
+    How tasks are related; only with ``penalty="covariance"``.
 net_ : skorch.NeuralNet
     The trained net: ``net_.module_`` is the torch module, ``net_.history`` has the losses and
     weights of every task and epoch.

@@ -14,6 +14,8 @@ from sk_mtl.callbacks import TaskStopping
 from sk_mtl.columns import to_tensor
 from sk_mtl.estimators._optimizer import check_finite
 from sk_mtl.estimators._session import Session
+from sk_mtl.objective import related_tasks
+from sk_mtl.steps import Penalties
 from sk_mtl.training import MultiTaskNet
 
 
@@ -35,6 +37,7 @@ def set_fitted(
     if est.n_iter_ and not stopping.validation:  # also over the calls before this one
         est.best_loss_ = min(est.loss_curve_)
         est.best_iter_ = est.loss_curve_.index(est.best_loss_) + 1
+    _set_relations(est, net)
     one_row = net.features(to_tensor(session.X[:1].astype(session.dtype)))
     est._n_features_transformed = one_row.size  # the tasks' side by side, where each has its own
     tell()
@@ -83,6 +86,23 @@ def _set_curves(est: Any, history: list[Any], *, continued: bool) -> None:
         )
     else:
         est.validation_scores_ = est.validation_task_loss_curves_ = None
+
+
+def _set_relations(est: Any, net: MultiTaskNet) -> None:
+    """Set how tasks covary where a penalty tells; NaN for those that it does not relate."""
+    for name in ("task_covariance_", "task_correlation_"):
+        est.__dict__.pop(name, None)  # of an earlier fit
+    relation: Any = net.criterion_.relation
+    if not hasattr(relation, "covariance"):
+        return
+    found = relation.covariance(Penalties(net.module_, net.criterion_, 0.0).heads())
+    tasks = related_tasks(net.module_.groups)
+    covariance = np.full((est.n_tasks_, est.n_tasks_), np.nan)
+    covariance[np.ix_(tasks, tasks)] = found.cpu().numpy()
+    scale = np.sqrt(np.diag(covariance))
+    est.task_covariance_ = covariance
+    with np.errstate(invalid="ignore", divide="ignore"):
+        est.task_correlation_ = covariance / np.outer(scale, scale)
 
 
 def _curves(est: Any, epochs: list[Any], prefix: str) -> NDArray[np.float64]:

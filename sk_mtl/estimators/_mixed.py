@@ -75,8 +75,10 @@ class MultiTaskEstimator(ScoreMixin, ProbabilityMixin, BaseMultiTask):
         activation: str = "relu",
         dropout: float = 0.0,
         loss: Any = None,
+        task_dependencies: Any = None,
         task_weights: Any = None,
         weighting: Any = "static",
+        penalty: Any = None,
         class_weight: Any = None,
         solver: str = "adam",
         alpha: float = 0.0001,
@@ -106,8 +108,10 @@ class MultiTaskEstimator(ScoreMixin, ProbabilityMixin, BaseMultiTask):
         self.activation = activation
         self.dropout = dropout
         self.loss = loss
+        self.task_dependencies = task_dependencies
         self.task_weights = task_weights
         self.weighting = weighting
+        self.penalty = penalty
         self.class_weight = class_weight
         self.solver = solver
         self.alpha = alpha

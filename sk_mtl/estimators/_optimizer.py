@@ -11,14 +11,15 @@ from sk_mtl.training import MultiTaskNet
 
 
 def hand_over(old: MultiTaskNet, new: MultiTaskNet) -> None:
-    """Give the memory of optimiser and weighting, but not their settings, to the next net."""
+    """Give the next net what optimiser, weighting and penalty remember, not their settings."""
     if type(old.optimizer_) is type(new.optimizer_):
         state = copy.deepcopy(old.optimizer_.state_dict())
         settings = new.optimizer_.state_dict()["param_groups"]
         new.optimizer_.load_state_dict({**state, "param_groups": settings})
-    before, after = old.criterion_.balance, new.criterion_.balance
-    if type(before) is type(after):
-        after.load_state_dict(before.state_dict())
+    for part in ("balance", "relation"):
+        before, after = getattr(old.criterion_, part), getattr(new.criterion_, part)
+        if before is not None and type(before) is type(after):
+            after.load_state_dict(before.state_dict())
 
 
 def hand_over_rates(old: MultiTaskNet, new: MultiTaskNet) -> None:

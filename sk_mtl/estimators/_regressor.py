@@ -64,8 +64,10 @@ class MultiTaskRegressor(ScoreMixin, RegressorMixin, BaseMultiTask):
         activation: str = "relu",
         dropout: float = 0.0,
         loss: Any = None,
+        task_dependencies: Any = None,
         task_weights: Any = None,
         weighting: Any = "static",
+        penalty: Any = None,
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
@@ -93,8 +95,10 @@ class MultiTaskRegressor(ScoreMixin, RegressorMixin, BaseMultiTask):
         self.activation = activation
         self.dropout = dropout
         self.loss = loss
+        self.task_dependencies = task_dependencies
         self.task_weights = task_weights
         self.weighting = weighting
+        self.penalty = penalty
         self.solver = solver
         self.alpha = alpha
         self.batch_size = batch_size

@@ -68,7 +68,7 @@ def build(
     rates = [s.est.dropout for s in sessions]
     return build_network(
         plan.trunk,
-        group_tasks(est._tasks, est._task_losses),
+        group_tasks(est._tasks, est._task_losses, est._links),
         n_inputs=session.X.shape[1],
         n_tasks=est.n_tasks_,
         hidden_layer_sizes=plan.shape["hidden_layer_sizes"][1],
@@ -78,6 +78,7 @@ def build(
         seeds=[tuple(s.est._seeds[:3]) for s in sessions],
         dtype=torch_dtype(session.dtype),
         stack=stack,
+        links=est._links,
     )
 
 
@@ -92,6 +93,8 @@ def make_net(
         plan.task_weights,
         seeds=[weighting_seed(est)],
         private=plan.trunk.private,
+        levels=est._links and est._links.levels,
+        penalty=plan.penalty,
     )
     return MultiTaskNet(
         network,

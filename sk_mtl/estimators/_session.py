@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sk_mtl._support import resolve_recipe, warn
 from sk_mtl.batches import TaskData
 from sk_mtl.callbacks import TaskStopping
+from sk_mtl.cascades._recipes import complete_labels
 from sk_mtl.columns import DTYPES, to_tensor
 from sk_mtl.estimators._architecture import architecture
 from sk_mtl.estimators._labels import (
@@ -23,10 +24,12 @@ from sk_mtl.estimators._labels import (
     resolve_task_weights,
     weigh_labels,
 )
+from sk_mtl.penalties import PENALTIES, Penalty
 from sk_mtl.targets import Targets
 from sk_mtl.tasks import check_numbers
 from sk_mtl.trunks import TRUNKS, Trunk
-from sk_mtl.weighting import WEIGHTINGS, Weighting, from_torchjd, is_torchjd
+from sk_mtl.weighting import WEIGHTINGS, Weighting
+from sk_mtl.weighting._torchjd import from_torchjd, is_torchjd
 
 AUTO_EARLY_STOPPING_ROWS = 10_000  # as in scikit-learn's HistGradientBoosting
 
@@ -41,6 +44,8 @@ class Plan:
         Training and validation rows; the latter may be None.
     trunk, weighting : Recipe
         The parts that were named.
+    penalty : Penalty or None
+        Likewise.
     shape : dict
         See :func:`~sk_mtl.estimators._architecture.architecture`.
     task_weights : Tensor of shape (n_tasks,)
@@ -57,6 +62,7 @@ class Plan:
     valid: TaskData | None
     trunk: Trunk
     weighting: Weighting
+    penalty: Penalty | None
     shape: dict[str, tuple[str, Any]]
     task_weights: torch.Tensor
     batch_size: int
@@ -136,7 +142,8 @@ class Session:
             if not task.is_classification:
                 check_numbers(column, task.name)
                 loss.check_targets(column.observed.astype(np.float64), task.name)
-        return encode_labels(aligned, est._tasks, self.dtype)
+        y = encode_labels(aligned, est._tasks, self.dtype)
+        return complete_labels(y, est._links, est._tasks)
 
     def add_validation(
         self, X: NDArray[Any], targets: Targets, weight: NDArray[Any] | None
@@ -188,6 +195,7 @@ class Session:
             valid,
             trunk,
             weighting,
+            self._penalty(trunk, shape),
             shape,
             weights,
             batch_size,
@@ -266,8 +274,41 @@ class Session:
                 "has no use for them, expected None: it finds the weights itself. Use "
                 f"weighting='static', or one that takes a preference: {_taking_preference()}."
             )
+        links = est._links
+        if links is not None and links.flows and weighting.needs != "losses":
+            raise ValueError(
+                f"Got weighting={est.weighting!r} with task_dependencies in which a task's loss "
+                "reaches others' heads, expected a weighting by losses: it takes the tasks' "
+                "gradients apart. Use OutputCascade(..., backpropagate=False)."
+            )
         weights = resolve_task_weights(est.task_weights, est.task_names_).astype(self.dtype)
         return weighting, torch.from_numpy(weights)
+
+    def _penalty(self, trunk: Trunk, shape: dict[str, tuple[str, Any]]) -> Penalty | None:
+        """Return the penalty on related heads; raise where these cannot be compared."""
+        est = self.est
+        if est.penalty is None:
+            return None
+        penalty: Penalty = resolve_recipe(est.penalty, PENALTIES, Penalty, "penalty")
+        apart = [task.name for task in est._tasks if task.n_classes > 2]
+        if len(est._tasks) - len(apart) < 2:
+            raise ValueError(
+                f"Got penalty={est.penalty!r}, expected at least two tasks of amounts or two "
+                "classes to relate. Set penalty=None."
+            )
+        if trunk.private or shape["head_hidden_layer_sizes"][1]:
+            raise ValueError(
+                f"Got penalty={est.penalty!r} with trunk={est.trunk!r} and "
+                f"head_hidden_layer_sizes={est.head_hidden_layer_sizes!r}, expected heads that "
+                "read what tasks share, so that they can be compared. Use a trunk that is shared, "
+                "and heads without hidden layers."
+            )
+        if apart:
+            warn(
+                f"Got penalty={est.penalty!r} with {len(apart)} tasks of more than two classes "
+                f"({apart[:5]}): their heads have more outputs and are not related to others."
+            )
+        return penalty
 
     def _batch_size(self, n_rows: int) -> int:
         batch_size: int | str = self.est.batch_size

@@ -39,8 +39,16 @@ SHAPING = ("trunk", "hidden_layer_sizes", "head_hidden_layer_sizes", "activation
 # What does not change how the data are encoded: sessions that differ in these share their tables.
 _NOT_ENCODING = {
     *SHAPING,
-    *("dropout", "task_weights", "weighting", "learning_rate_init", "alpha", "random_state"),
-    *("max_iter", "tol", "n_iter_no_change", "stopping_rule", "stopping_tasks"),
+    *(
+        "dropout",
+        "task_weights",
+        "weighting",
+        "penalty",
+        "learning_rate_init",
+        "alpha",
+        "random_state",
+    ),
+    *("random_state", "max_iter", "tol", "n_iter_no_change", "stopping_rule", "stopping_tasks"),
     *("solver", "momentum", "nesterovs_momentum", "batch_size", "shuffle", "verbose", "callbacks"),
 }
 # What networks of one stack may differ in; more so the stackable numbers of recipes.
@@ -144,9 +152,11 @@ def form(session: Session, plan: Plan) -> Hashable:
             [plan.shape[name][1] for name in SHAPING],
             [
                 (group.tasks, group.n_outputs, _fixed(group.loss))
-                for group in group_tasks(est._tasks, est._task_losses)
+                for group in group_tasks(est._tasks, est._task_losses, est._links)
             ],
+            est._links,
             _fixed(plan.weighting),
+            plan.penalty and _fixed(plan.penalty),
             session.X.shape[1],
             str(session.dtype),
             str(session.device),
@@ -254,8 +264,11 @@ def _objective(
         user_weights,
         seeds=[weighting_seed(s.est) for s in sessions],
         private=plans[0].trunk.private,
+        levels=sessions[0].est._links and sessions[0].est._links.levels,
+        penalty=plans[0].penalty
+        and stack_recipes([p.penalty for p in plans if p.penalty], 2, dtype, device),
     )
-    groups = [group_tasks(s.est._tasks, s.est._task_losses) for s in sessions]
+    groups = [group_tasks(s.est._tasks, s.est._task_losses, s.est._links) for s in sessions]
     objective.losses = [
         stack_recipes([group.loss for group in same], 2, dtype, device)
         for same in zip(*groups, strict=True)

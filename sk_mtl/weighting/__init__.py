@@ -6,6 +6,7 @@ subclass and a line here; the contract tests pick it up.
 
 from sk_mtl.weighting._aligned_mtl import AlignedMTL
 from sk_mtl.weighting._base import Balance, ConstantWeights, Weighting
+from sk_mtl.weighting._by_level import ByLevel
 from sk_mtl.weighting._cagrad import CAGrad
 from sk_mtl.weighting._config import ConFIG
 from sk_mtl.weighting._dualproj import DualProj
@@ -25,7 +26,6 @@ from sk_mtl.weighting._pcgrad import PCGrad
 from sk_mtl.weighting._random import Random
 from sk_mtl.weighting._static import Static
 from sk_mtl.weighting._stch import STCH
-from sk_mtl.weighting._torchjd import from_torchjd, is_torchjd
 from sk_mtl.weighting._uncertainty import Uncertainty
 from sk_mtl.weighting._uniform import Uniform
 from sk_mtl.weighting._upgrad import UPGrad
@@ -33,6 +33,7 @@ from sk_mtl.weighting._upgrad import UPGrad
 WEIGHTINGS: dict[str, type[Weighting]] = {
     "static": Static,
     "uniform": Uniform,
+    "by_level": ByLevel,
     # by the losses
     "uncertainty": Uncertainty,
     "dwa": DWA,
@@ -68,6 +69,7 @@ __all__ = [
     "WEIGHTINGS",
     "AlignedMTL",
     "Balance",
+    "ByLevel",
     "CAGrad",
     "ConFIG",
     "ConstantWeights",
@@ -86,6 +88,4 @@ __all__ = [
     "Uncertainty",
     "Uniform",
     "Weighting",
-    "from_torchjd",
-    "is_torchjd",
 ]

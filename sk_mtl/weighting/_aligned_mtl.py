@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sk_mtl._support import StrOptions
-from sk_mtl.weighting._gramian import GramianWeighting
-from sk_mtl.weighting._torchjd import ByPreference
+from sk_mtl.weighting._gramian import Array, GramianBalance, GramianWeighting
 
 
 class AlignedMTL(GramianWeighting):
     """The mean gradient, once the principal components of the gradients are scaled alike.
 
-    Neither conflicts nor dominance are left then. Computed by torchjd. The user's ``task_weights``
+    Neither conflicts nor dominance are left then. The user's ``task_weights``
     are those of the mean.
 
     Parameters
@@ -41,4 +42,19 @@ class AlignedMTL(GramianWeighting):
 
     def build(self, task_weights: Tensor) -> nn.Module:
         """Return the module; see :class:`Weighting`."""
-        return ByPreference("AlignedMTLWeighting", task_weights, scale_mode=self.scale_mode)
+        return _AlignedMTL(self.scale_mode, task_weights)
+
+
+class _AlignedMTL(GramianBalance):
+    def __init__(self, scale_mode: str, task_weights: Tensor) -> None:
+        super().__init__(task_weights)
+        self.scale_mode = scale_mode
+
+    def weights(self, gramian: Array, preference: Array, tasks: NDArray[np.intp]) -> Array:
+        values, vectors = np.linalg.eigh(gramian)
+        kept = values > values[-1] * len(values) * np.finfo(float).eps
+        values, vectors = values[kept], vectors[:, kept]
+        middle = values[(len(values) - 1) // 2]
+        scale = {"min": values[0], "median": middle, "rmse": values.mean()}[self.scale_mode]
+        weights: Array = vectors @ ((vectors.T @ preference) * np.sqrt(scale / values))
+        return weights

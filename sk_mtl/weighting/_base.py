@@ -71,8 +71,8 @@ class Balance(nn.Module):
         else:
             setattr(self, name, number)
 
-    def know_losses(self, losses: Sequence[Any]) -> None:
-        """Learn which loss every task has."""
+    def know_tasks(self, losses: Sequence[Any], levels: Sequence[int]) -> None:
+        """Learn the loss of every task, and how many tasks stand above it in a cascade."""
 
     def seed(self, seeds: Sequence[int]) -> None:
         """Begin the streams of random numbers, one seed a network of the stack."""

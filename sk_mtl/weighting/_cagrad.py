@@ -58,9 +58,11 @@ class _CAGrad(GramianBalance):
         radius = self.c * length(preference, gramian)
         if radius == 0.0:
             return preference
-        worst = conflict_averse(gramian, preference, self.c)
+        # A task without a gradient cannot be helped: the worst is sought among the others.
+        worst, some = np.zeros(len(tasks)), np.diag(gramian) > 0
+        worst[some] = conflict_averse(gramian[np.ix_(some, some)], preference[some], self.c)
         norm = length(worst, gramian)
-        if norm <= SMALLEST * np.trace(gramian) ** 0.5:  # no direction helps all: on the front
-            return np.zeros(len(tasks))
+        if norm <= SMALLEST * np.trace(gramian) ** 0.5:  # no direction helps all: on the front,
+            return preference if self.c < 1 else np.zeros(len(tasks))  # along which c < 1 goes on
         mixed: Array = preference + radius / norm * worst
         return mixed

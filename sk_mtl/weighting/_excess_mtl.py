@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sk_mtl._support import Interval
-from sk_mtl.weighting._base import Balance, Weighting
+from sk_mtl.weighting._base import Balance, Weighting, over_present
 
 EPSILON = 1e-7
 
@@ -81,4 +81,5 @@ class _ExcessMTL(Balance):
         # torchjd's reading of the algorithm: the first batch counts as it is
         relative = torch.where(new, excess, excess / (self.first + EPSILON))
         self.logits.add_(torch.where(here, self.step_size * relative, 0.0))
-        return torch.where(here, self.logits, -torch.inf).softmax(dim=0)
+        lowest = torch.finfo(self.logits.dtype).min  # not infinity: there may be no task at all
+        return over_present(torch.where(here, self.logits, lowest).softmax(dim=0), here)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sk_mtl.weighting._base import Balance, Weighting
+from sk_mtl.weighting._base import Balance, Weighting, over_present
 
 
 class GeometricMean(Weighting):
@@ -34,4 +34,5 @@ class _GeometricMean(Balance):
         self, losses: Tensor, gradients: Tensor | None = None, present: Tensor | None = None
     ) -> Tensor:
         # The gradient of log(mean); a loss of zero has no more to gain.
-        return losses.clamp(min=torch.finfo(losses.dtype).tiny ** 0.5).reciprocal()
+        weights = losses.clamp(min=torch.finfo(losses.dtype).tiny ** 0.5).reciprocal()
+        return over_present(weights, present)

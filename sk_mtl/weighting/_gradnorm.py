@@ -80,5 +80,9 @@ class _GradNorm(Balance):
         target = over_present(pulls, here).sum() / n_here * rate**self.alpha
         self.weights.step(torch.sign(pulls - target) * norms, self.learning_rate, here)
         weights = self.weights.value.clamp_(min=SMALLEST)
-        weights.mul_(len(weights) / weights.sum())
+        # those present share among them what they had: absent tasks keep their weights
+        scale = over_present(used, here).sum() / over_present(weights, here).sum().clamp(
+            min=SMALLEST
+        )
+        weights.mul_(torch.where(here, scale, 1.0))
         return used

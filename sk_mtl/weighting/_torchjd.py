@@ -32,12 +32,20 @@ def aggregator(name: str, **parameters: Any) -> Any:
     ImportError
         If it needs packages that are not installed.
     """
-    from torchjd import aggregation  # takes a while to import, and most fits do without
-
     try:
+        from torchjd import aggregation, linalg  # takes a while to import, and most fits do without
+
+        if name in ("UPGradWeighting", "DualProjWeighting"):
+            # Its 1e-4 of the diagonal's mean is much for a task of small gradients.
+            parameters["projector"] = linalg.QuadprogProjector(norm_eps=0.0, reg_eps=1e-9)
         return getattr(aggregation, name)(**parameters)
     except ImportError as error:
         raise ImportError(f"{error} For sk_mtl: pip install '{EXTRA}'.") from error
+
+
+def learned(method: Any) -> bool:
+    """Whether an object wants an optimiser to train its parameters; FAMO trains its own."""
+    return not hasattr(method, "update") and any(True for _ in method.parameters())
 
 
 def from_torchjd(method: Any) -> Weighting:
@@ -53,16 +61,30 @@ def from_torchjd(method: Any) -> Weighting:
     TypeError
         If it is something else.
     """
-    from torchjd.aggregation import Aggregator, GramianWeightedAggregator, WeightedAggregator
+    from torchjd.aggregation import (
+        Aggregator,
+        CRMOGMWeighting,
+        GramianWeightedAggregator,
+        MoDoWeighting,
+        SDMGradWeighting,
+        WeightedAggregator,
+    )
     from torchjd.aggregation import Weighting as TheirWeighting
     from torchjd.aggregation._weighting_bases import _GramianWeighting
     from torchjd.scalarization import Scalarizer
 
+    if isinstance(method, Scalarizer) and learned(method):
+        raise TypeError(
+            f"Got weighting={method!r}, expected an object without parameters of its own: they are "
+            "not trained here. Use weighting='uncertainty' or 'imtl_l'."
+        )
     if isinstance(method, Scalarizer):
         return ByScalarizer(method)
     if isinstance(method, GramianWeightedAggregator):
         return ByGramian(method.gramian_weighting)
-    if isinstance(method, _GramianWeighting):
+    of_products = (_GramianWeighting, MoDoWeighting, SDMGradWeighting)  # of two batches, those
+    inner = method.weighting if isinstance(method, CRMOGMWeighting) else method
+    if isinstance(inner, of_products):
         return ByGramian(method)
     if isinstance(method, WeightedAggregator):
         return ByJacobian(method.weighting)
@@ -91,8 +113,7 @@ class _ByTorchjd(Weighting):
 
     def build(self, task_weights: Tensor) -> nn.Module:
         """Return the module; see :class:`Weighting`."""
-        of_losses = self.needs == "losses"
-        return TorchjdBalance(copy.deepcopy(self.method), of_losses, self.weighs == "direction")
+        return TorchjdBalance(copy.deepcopy(self.method), self.needs, self.weighs == "direction")
 
 
 class ByScalarizer(_ByTorchjd):
@@ -133,14 +154,15 @@ class TorchjdBalance(Balance):
         Whether it gives a direction rather than weights.
     """
 
-    def __init__(self, method: Any, of_losses: bool, gives_direction: bool) -> None:
+    def __init__(self, method: Any, needs: str, gives_direction: bool) -> None:
         super().__init__()
         # In a list, as most of it is no tensor and `state_dict` would lose it.
         self._method = [method]
-        self._of_losses, self._gives_direction = of_losses, gives_direction
+        self._of_losses, self._gives_direction = needs == "losses", gives_direction
+        self._of_products = needs == "gramian"
         self.streams = Streams()
         self.looks_back = hasattr(method, "update")
-        self._at_epochs_end = hasattr(method, "step") and of_losses
+        self._at_epochs_end = hasattr(method, "step") and self._of_losses
 
     def seed(self, seeds: Sequence[int]) -> None:
         """Begin the stream of random numbers; see :class:`Balance`."""
@@ -155,7 +177,7 @@ class TorchjdBalance(Balance):
         assert given is not None
         if tasks is not None:
             given = given[tasks]
-            if not self._of_losses and given.shape[1] == len(losses):
+            if self._of_products:
                 given = given[:, tasks]
         if not len(given):
             return torch.zeros_like(gradients[0] if self._gives_direction else losses)  # type: ignore[index]

@@ -63,7 +63,7 @@ class _Uncertainty(Balance):
         self.log_variance = Adam(torch.zeros_like(like))
         self.register_buffer("exponent", torch.full_like(like, 0.5), persistent=False)
 
-    def know_losses(self, losses: Sequence[Any]) -> None:
+    def know_tasks(self, losses: Sequence[Any], levels: Sequence[int]) -> None:
         exponents = [loss.likelihood_exponent for loss in losses]
         self.exponent = self.exponent.new_tensor(exponents).expand_as(self.exponent).clone()
 
