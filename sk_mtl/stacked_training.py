@@ -61,6 +61,8 @@ class Member:
         When it ends, and which of its weights are kept.
     clip : tuple of (float, float) or None
         Largest norm of its gradient, and the norm's order.
+    task_names : sequence of str, default=()
+        For its history, where its tasks have other names than those of the stack.
     """
 
     source: int
@@ -68,6 +70,7 @@ class Member:
     max_iter: int
     stopping: TaskStopping
     clip: tuple[float, float] | None = None
+    task_names: Sequence[str] = ()
 
 
 @dataclass
@@ -262,7 +265,8 @@ class StackedTraining:
         rows = zip(losses.tolist(), means.tolist(), used.tolist(), strict=True)
         lowest = self._lowest[prefix]
         for i, entry, (loss, mean, weight) in zip(self.active, entries, rows, strict=True):
-            entry |= record(prefix, self.task_names, loss, mean, weight, totals.n_batches)
+            names = self.members[i].task_names or self.task_names
+            entry |= record(prefix, names, loss, mean, weight, totals.n_batches)
             entry[f"{prefix}_loss_best"] = loss <= lowest[i]
             lowest[i] = min(loss, lowest[i])
 

@@ -28,8 +28,7 @@ from sk_mtl.penalties import PENALTIES, Penalty
 from sk_mtl.targets import Targets
 from sk_mtl.tasks import check_numbers
 from sk_mtl.trunks import TRUNKS, Trunk
-from sk_mtl.weighting import WEIGHTINGS, Weighting
-from sk_mtl.weighting._torchjd import from_torchjd, is_torchjd
+from sk_mtl.weighting import WEIGHTINGS, Weighting, resolve_weighting
 
 AUTO_EARLY_STOPPING_ROWS = 10_000  # as in scikit-learn's HistGradientBoosting
 
@@ -263,11 +262,7 @@ class Session:
 
     def _weighting(self) -> tuple[Weighting, torch.Tensor]:
         est = self.est
-        weighting: Weighting
-        if is_torchjd(est.weighting):
-            weighting = from_torchjd(est.weighting)
-        else:
-            weighting = resolve_recipe(est.weighting, WEIGHTINGS, Weighting, "weighting")
+        weighting = resolve_weighting(est.weighting)
         if est.task_weights is not None and not weighting.uses_task_weights:
             raise ValueError(
                 f"Got task_weights={est.task_weights!r} with weighting={est.weighting!r}, which "

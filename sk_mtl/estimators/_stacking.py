@@ -228,7 +228,14 @@ def train_stack(sessions: Sequence[Session], plans: Sequence[Plan]) -> list[Exce
     check_weighting(objective.balance, alone.balance, objective.user_weights)
     sources, of = _sources(sessions, plans)
     members = [
-        Member(source, float(s.est.learning_rate_init), s.est.max_iter, p.stopping, _clip(s.est))
+        Member(
+            source,
+            float(s.est.learning_rate_init),
+            s.est.max_iter,
+            p.stopping,
+            _clip(s.est),
+            s.est.task_names_,
+        )
         for source, s, p in zip(of, sessions, plans, strict=True)
     ]
     arguments = optimizer_arguments(sessions[0].est, device)

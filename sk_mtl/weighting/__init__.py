@@ -4,6 +4,9 @@
 subclass and a line here; the contract tests pick it up.
 """
 
+from typing import Any
+
+from sk_mtl._support import resolve_recipe
 from sk_mtl.weighting._aligned_mtl import AlignedMTL
 from sk_mtl.weighting._base import Balance, ConstantWeights, Weighting
 from sk_mtl.weighting._by_level import ByLevel
@@ -26,6 +29,7 @@ from sk_mtl.weighting._pcgrad import PCGrad
 from sk_mtl.weighting._random import Random
 from sk_mtl.weighting._static import Static
 from sk_mtl.weighting._stch import STCH
+from sk_mtl.weighting._torchjd import from_torchjd, is_torchjd
 from sk_mtl.weighting._uncertainty import Uncertainty
 from sk_mtl.weighting._uniform import Uniform
 from sk_mtl.weighting._upgrad import UPGrad
@@ -58,6 +62,15 @@ WEIGHTINGS: dict[str, type[Weighting]] = {
     "config": ConFIG,
     "excess_mtl": ExcessMTL,
 }
+
+
+def resolve_weighting(value: Any) -> Weighting:
+    """Return the weighting that a name, a recipe or an object of torchjd's stands for."""
+    if is_torchjd(value):
+        return from_torchjd(value)
+    found: Weighting = resolve_recipe(value, WEIGHTINGS, Weighting, "weighting")
+    return found
+
 
 __all__ = [
     "DWA",
