@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("sk-mtl", "numpy", "scipy", "scikit-learn", "torch", "skorch", "torch-rechub")
+PACKAGES = ("sk-mtl", "numpy", "scipy", "scikit-learn", "torch", "skorch")
+PACKAGES += ("torch-rechub", "torchjd")  # what some are measured against
 
 
 @dataclass(frozen=True)

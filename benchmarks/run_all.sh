@@ -3,7 +3,7 @@
 # PYTHON says which interpreter: PYTHON=.venv/bin/python benchmarks/run_all.sh
 set -e
 here=$(dirname "$0")
-for name in epoch experts fit_predict import memory search; do
+for name in epoch experts fit_predict import memory search weighting; do
     "${PYTHON:-python}" "$here/bench_$name.py" "$@"
     echo
 done

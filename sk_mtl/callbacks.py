@@ -38,6 +38,8 @@ class TaskStopping(Callback):
         An epoch that lowers the loss by less than this counts as no improvement.
     patience : int or float, default=10
         Epochs without improvement before training stops.
+    settled : int, default=0
+        The last of these epochs is the best so far, whatever its loss: not all tasks have begun.
 
     Attributes
     ----------
@@ -58,24 +60,30 @@ class TaskStopping(Callback):
         rule: str = "mean",
         tol: float = 1e-4,
         patience: float = 10,
+        settled: int = 0,
     ) -> None:
         self.task_names = task_names
         self.validation = validation
         self.rule = rule
         self.tol = tol
         self.patience = patience
+        self.settled = settled
 
     def begin(self) -> None:
         """Forget earlier fits."""
         self.best_loss_ = np.inf
         self.best_epoch_ = 0
         self.stopped_ = False
-        self._n_stale = 0
+        self._n_stale = self._n_seen = 0
         self._start: NDArray[np.float64] | None = None
 
     def watch(self, epoch: dict[str, Any], number: int) -> bool:
         """Take in what was recorded of an epoch; return whether its weights are the best."""
         loss = self._watched(epoch)
+        self._n_seen += 1
+        if self._n_seen <= self.settled and not np.isnan(loss):
+            self.best_loss_, self.best_epoch_ = loss, number
+            return True
         self._n_stale = self._n_stale + 1 if loss > self.best_loss_ - self.tol else 0
         self.stopped_ = bool(self._n_stale >= self.patience or np.isnan(loss))
         if not (loss < self.best_loss_ or self.best_epoch_ == 0):

@@ -1,4 +1,4 @@
-"""The gradients of one batch: of the task losses, and of the L2 penalty."""
+"""The gradients of one batch: of the task losses, and of all that pulls beside them."""
 
 from __future__ import annotations
 
@@ -165,7 +165,8 @@ class Penalties:
         return torch.cat([p.detach()[..., 0, : self._width] for p in self._heads], dim=-2)
 
     def _add_relation(self) -> None:
-        slope = self._relation.slope(self.heads())
+        heads = self.heads()
+        slope = self._relation.slope(heads) / heads.shape[-2]  # a mean over tasks, as the loss is
         sizes = [p.shape[-3] for p in self._heads]
         for parameter, part in zip(self._heads, slope.split(sizes, dim=-2), strict=True):
             if parameter.grad is not None:
@@ -184,6 +185,8 @@ def related_heads(network: MultiTaskNetwork) -> list[Tensor]:
 def _add_slope_of(trunk: Any) -> None:
     """Add the slope of what a trunk adds to the loss."""
     parameters = [p for p in trunk.parameters() if p.grad is not None]
+    if not parameters:  # a trunk that is frozen
+        return
     with torch.enable_grad():
         total = trunk.penalty().sum()
     slopes = torch.autograd.grad(total, parameters, materialize_grads=True)

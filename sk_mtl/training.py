@@ -214,7 +214,9 @@ class MultiTaskNet(NeuralNet):
             if not training:
                 kept.append((outputs, batch[1], batch[0]["sample_weight"]))
             if "on_batch_end" in self._hooks:
-                share = self.criterion_.normalised(task_weights, mass)
+                of_loss = self.criterion_.weighs == "loss"
+                weights = task_weights if of_loss else self.criterion_.user_weights
+                share = self.criterion_.normalised(weights, mass)
                 self._after_batch(batch, (task_losses * share).sum(), outputs, training)
         self._record_epoch("train" if training else "valid", totals)
         if not training:

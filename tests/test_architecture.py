@@ -13,7 +13,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sk_mtl"
 FILES = sorted(PACKAGE.rglob("*.py"))
-FAMILIES = {"trunks": "TRUNKS", "losses": "LOSSES", "weighting": "WEIGHTINGS"}
+FAMILIES = {
+    "trunks": "TRUNKS",
+    "losses": "LOSSES",
+    "weighting": "WEIGHTINGS",
+    "penalties": "PENALTIES",
+}
 SHARED = {"_base", "_adam", "_gramian", "_solvers", "_streams", "_torchjd"}  # of several methods
 MAX_FILE, MAX_BODY = 500, 60
 TOP = "__init__"  # `from sk_mtl import ...` is for users; it stands above all layers

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 
 from sk_mtl.batches import TaskData
 from sk_mtl.objective import Objective
-from sk_mtl.steps import Penalty, backpropagate
+from sk_mtl.steps import Penalties, backpropagate
 from sk_mtl.trunks import TRUNKS
 from sk_mtl.weighting import ConstantWeights
 
@@ -177,7 +177,7 @@ def test_the_penalty_of_one_network_has_the_slope_of_its_formula(trunk):
     if recipe_of(trunk).private:
         decay = torch.tensor(decay, dtype=torch.float64)
     clear(network, 1.0)
-    Penalty(network, objective_of(trunk, TASK_WEIGHTS[1]), decay).add()
+    Penalties(network, objective_of(trunk, TASK_WEIGHTS[1]), decay).add()
     expected = slope(trunk, 4, TASK_WEIGHTS[1], decay)
     for name, gradient in gradients(network).items():
         assert_close(gradient - 1.0, expected[name], rtol=0, atol=1e-14)
@@ -191,7 +191,7 @@ def test_the_penalty_of_a_stack_is_one_a_network(trunk):
     stacked, decays = network_of(trunk, SEEDS, stack=(3,)), decays_of(trunk)
     clear(stacked, 0.0)
     objective = objective_of(trunk, TASK_WEIGHTS)
-    Penalty(stacked, objective, torch.tensor(decays, dtype=torch.float64)).add()
+    Penalties(stacked, objective, torch.tensor(decays, dtype=torch.float64)).add()
     for i, decay in enumerate(decays):
         expected = slope(trunk, SEEDS[i], TASK_WEIGHTS[i], decay)
         for name, gradient in gradients(stacked).items():
@@ -207,7 +207,7 @@ def test_a_task_that_weighs_nothing_has_a_free_head():
     stacked = network_of("shared_bottom", SEEDS, stack=(3,))
     clear(stacked, 0.0)
     decay = torch.ones(3, dtype=torch.float64)
-    Penalty(stacked, objective_of("shared_bottom", TASK_WEIGHTS), decay).add()
+    Penalties(stacked, objective_of("shared_bottom", TASK_WEIGHTS), decay).add()
     free = stacked.heads[0].output.weight.grad  # of the first task, of weight 0 in the third
     assert free[0].any() and free[1].any() and not free[2].any()
 
@@ -217,7 +217,7 @@ def test_no_penalty_costs_nothing(decay):
     stack, seeds = ((3,), SEEDS) if isinstance(decay, torch.Tensor) else (None, [0])
     weights = TASK_WEIGHTS if stack else TASK_WEIGHTS[0]
     network = network_of("ple", seeds, stack=stack)
-    penalty = Penalty(network, objective_of("ple", weights), decay)
+    penalty = Penalties(network, objective_of("ple", weights), decay)
     clear(network, 1.0)
     penalty.add()
     assert all((p.grad == 1.0).all() for p in network.parameters())
@@ -226,7 +226,7 @@ def test_no_penalty_costs_nothing(decay):
 
 def test_what_took_no_part_in_a_step_is_not_pulled():
     network = network_of("shared_bottom", [0])
-    penalty = Penalty(network, objective_of("shared_bottom", TASK_WEIGHTS[0]), 0.5)
+    penalty = Penalties(network, objective_of("shared_bottom", TASK_WEIGHTS[0]), 0.5)
     clear(network, 0.0)
     left = network.heads[1].output.weight
     left.grad = None
@@ -256,7 +256,7 @@ def test_the_scales_of_a_norm_are_left_alone(stack):
     network = network_of(trunk, SEEDS if stack else [0], stack=stack)
     clear(network, 0.0)
     decay = torch.ones(3, dtype=torch.float64) if stack else 1.0
-    Penalty(network, objective_of(trunk, TASK_WEIGHTS if stack else TASK_WEIGHTS[0]), decay).add()
+    Penalties(network, objective_of(trunk, TASK_WEIGHTS if stack else TASK_WEIGHTS[0]), decay).add()
     assert not network.trunk.scale.grad.any()
     assert all(layer.weight.grad.any() for layer in network.trunk.mlp.layers)
     assert not any(layer.bias.grad.any() for layer in network.trunk.mlp.layers)

@@ -314,7 +314,7 @@ TUNED = {
     "famo": {"learning_rate": [0.01, 0.5]},
     "imtl_l": {"learning_rate": [0.01, 0.5]},
     "gradnorm": {"alpha": [0.0, 2.0]},
-    "gradvac": {"beta": [0.01, 1.0]},
+    "gradvac": {"beta": [0.01, 0.5]},
     "cagrad": {"c": [0.1, 0.9]},
     "fairgrad": {"alpha": [0.5, 2.0]},
     "excess_mtl": {"step_size": [0.01, 1.0]},

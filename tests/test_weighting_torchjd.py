@@ -266,7 +266,7 @@ def test_what_is_missing_is_told_with_our_extra(name, monkeypatch):
         estimator(weighting=name).fit(*table())
 
 
-@pytest.mark.parametrize("name", ["upgrad", "dualproj", "imtl_g"])
+@pytest.mark.parametrize("name", ["upgrad", "dualproj"])
 def test_without_torchjd_our_extra_is_named(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchjd", None)
     with pytest.raises(ImportError, match=r"pip install 'sk-mtl\[surgery\]'"):

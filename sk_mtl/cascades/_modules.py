@@ -89,7 +89,6 @@ class FunnelOutputs(nn.Module):
 
     along: Tensor
     is_child: Tensor
-    parent: Tensor
 
     def __init__(self, links: Links, groups: Sequence[Sequence[int]]) -> None:
         super().__init__()
@@ -98,7 +97,6 @@ class FunnelOutputs(nn.Module):
         self.inside = [g for g, group in enumerate(groups) if linked & {*group}]
         members = [t for g in self.inside for t in groups[g]]
         self._sizes = [len(groups[g]) for g in self.inside]
-        self._depth = max(links.levels)
         place = {t: i for i, t in enumerate(members)}
         above = [place[links.parents[t][0]] if links.parents[t] else place[t] for t in members]
         along = torch.eye(len(members))
@@ -108,7 +106,6 @@ class FunnelOutputs(nn.Module):
         child = torch.tensor([bool(links.parents[t]) for t in members])
         self.register_buffer("along", along, persistent=False)
         self.register_buffer("is_child", child.unsqueeze(-1), persistent=False)
-        self.register_buffer("parent", torch.tensor(above), persistent=False)
 
     def forward(self, raw: Sequence[Tensor]) -> list[Tensor]:
         """Return the raw outputs of all groups, those of children as logits of the product."""
@@ -116,8 +113,6 @@ class FunnelOutputs(nn.Module):
         tiny = torch.finfo(logits.dtype).tiny
         log_p = (self.along.to(logits.dtype) @ F.logsigmoid(logits)).clamp(max=-tiny)
         product = torch.where(self.is_child, log_p - torch.log(-torch.expm1(log_p)), logits)
-        for _ in range(self._depth):  # also where rounding would have it otherwise
-            product = torch.minimum(product, product.index_select(-2, self.parent))
         found = list(raw)
         for g, part in zip(self.inside, product.split(self._sizes, dim=-2), strict=True):
             found[g] = part.unsqueeze(-1)

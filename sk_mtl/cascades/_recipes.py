@@ -56,6 +56,11 @@ class Cascade(Recipe):
         names = [task.name for task in tasks]
         parents: list[tuple[int, ...]] = [() for _ in names]
         for child, given in self.parents.items():
+            if not isinstance(given, (str, list, tuple)):
+                raise TypeError(
+                    f"Got {given!r} as what task {child!r} depends on, expected a name or a list "
+                    "of names."
+                )
             several = [given] if isinstance(given, str) else list(given)
             unknown = [name for name in [child, *several] if name not in names]
             if unknown:
@@ -79,7 +84,10 @@ def _levels(parents: Sequence[Sequence[int]], names: Sequence[str]) -> tuple[int
             t for t in range(len(names)) if t not in levels and set(parents[t]) <= levels.keys()
         ]
         if not ready:
-            circle = [names[t] for t in range(len(names)) if t not in levels]
+            left = {t for t in range(len(names)) if t not in levels}
+            while ends := left - {p for t in left for p in parents[t]}:
+                left -= ends  # below the circle, not in it
+            circle = [names[t] for t in sorted(left)]
             raise ValueError(
                 f"Got task_dependencies in which {circle} depend on one another in a circle, "
                 "expected an order. Leave one of them out."
@@ -92,7 +100,8 @@ def _levels(parents: Sequence[Sequence[int]], names: Sequence[str]) -> tuple[int
 class OutputCascade(Cascade):
     """A task's head reads, beside the features, what the network predicts of its parents.
 
-    Probabilities of classes, and standardised amounts. A dict as ``task_dependencies`` means this.
+    Probabilities of classes, and amounts as the network has them: standardised, or a logarithm for
+    the Poisson loss. A dict as ``task_dependencies`` means this.
 
     Parameters
     ----------
@@ -130,7 +139,8 @@ class Funnel(Cascade):
 
     A child's head gives its probability given the parent; what is predicted, and trained over all
     rows, is the product along the way. So p(child) <= p(parent) for every row, and a child that
-    is rare learns from all of them. Where a parent's label is negative, the child's is too: it
+    is rare learns from all of them. Of a task's two classes, sorted, the
+    second is the positive one. Where a parent's label is negative, the child's is too: it
     may be missing there, and anything else is an error.
 
     Parameters
@@ -171,6 +181,12 @@ class Funnel(Cascade):
                         f"Got the {one.kind} task {one.name!r} in a Funnel, expected tasks of two "
                         "classes. Use OutputCascade."
                     )
+                if one.n_classes == 1 and one.classes[0] != 0:  # type: ignore[index]
+                    raise ValueError(
+                        f"Got the single class {one.classes.tolist()[0]!r} in task "  # type: ignore[union-attr]
+                        f"{one.name!r} of a Funnel, expected two, or 0 alone: where it is negative "
+                        "cannot be told. Label the negative rows too."
+                    )
         return links
 
 
@@ -186,6 +202,11 @@ def complete_labels(y: NDArray[Any], links: Links | None, tasks: Sequence[Task])
     tasks : sequence of Task
         The tasks.
 
+    Returns
+    -------
+    ndarray of shape (n_samples, n_tasks)
+        A copy, where something is to be completed.
+
     Raises
     ------
     ValueError
@@ -199,17 +220,55 @@ def complete_labels(y: NDArray[Any], links: Links | None, tasks: Sequence[Task])
             below = y[:, parent] == 0
             wrong = int((y[below, child] == 1).sum())
             if wrong:
+                yes, no = (np.atleast_1d(tasks[t].classes).tolist() for t in (child, parent))
                 raise ValueError(
-                    f"Got {wrong} rows in which {tasks[child].name!r} is positive and "
-                    f"{tasks[parent].name!r} is not, expected none in a Funnel. Correct them, or "
-                    "use OutputCascade."
+                    f"Got {wrong} rows in which {tasks[child].name!r} is positive ({yes[-1]!r}) "
+                    f"and {tasks[parent].name!r} is not ({no[0]!r}), expected none in a Funnel. "
+                    "Correct them, or use OutputCascade."
                 )
             y[below, child] = 0
     return y
 
 
+def bound_probabilities(found: Sequence[NDArray[Any]], links: Links | None) -> None:
+    """Keep p(child) <= p(parent) to the last bit, in place: a sigmoid rounds either way.
+
+    Parameters
+    ----------
+    found : sequence of ndarray
+        What is predicted of every task; of those in a funnel ``(n_rows, 2)``.
+    links : Links or None
+        The tasks' dependencies.
+    """
+    if links is None or links.kind != "funnel":
+        return
+    for child in np.argsort(links.levels, kind="stable"):
+        for parent in links.parents[child]:
+            (no, yes), (no_above, yes_above) = found[child].T, found[parent].T
+            np.maximum(no, no_above, out=no)
+            np.minimum(yes, yes_above, out=yes)
+
+
 def resolve_cascade(value: Any, tasks: Sequence[Task]) -> Links | None:
-    """Return the tasks' dependencies from the parameter ``task_dependencies``."""
+    """Return the tasks' dependencies from the parameter ``task_dependencies``.
+
+    Parameters
+    ----------
+    value : dict, Cascade or None
+        The parameter.
+    tasks : sequence of Task
+        The tasks.
+
+    Returns
+    -------
+    Links or None
+        None if no task depends on another.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If they are not admissible; see :meth:`Cascade.link`.
+    """
     if value is None:
         return None
     cascade = OutputCascade(value) if isinstance(value, dict) else value

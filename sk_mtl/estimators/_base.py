@@ -331,11 +331,13 @@ class BaseMultiTask(
 
     def _predict_columns(self, X: Any) -> list[NDArray[Any]]:
         raw, dtype = self._raw(X)
-        return predictions(outcomes(self.net_.module_.groups, raw), self._tasks, dtype)
+        return predictions(outcomes(self.net_.module_.groups, raw, self._links), self._tasks, dtype)
 
     def _probabilities(self, X: Any) -> list[NDArray[Any] | None]:
         raw, dtype = self._raw(X)
-        return probabilities(outcomes(self.net_.module_.groups, raw), self._tasks, dtype)
+        return probabilities(
+            outcomes(self.net_.module_.groups, raw, self._links), self._tasks, dtype
+        )
 
     def transform(self, X: Any) -> NDArray[Any]:
         """Return the representation that the heads read.

@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sk_mtl.cascades._recipes import Links, bound_probabilities
 from sk_mtl.network import HeadGroup
 from sk_mtl.tasks import Task
 
 
-def outcomes(groups: Sequence[HeadGroup], raw: Sequence[Tensor]) -> list[NDArray[Any]]:
+def outcomes(
+    groups: Sequence[HeadGroup], raw: Sequence[Tensor], links: Links | None = None
+) -> list[NDArray[Any]]:
     """Return what each task's loss makes of its raw outputs: (row, class), or (row,) for amounts.
 
     The loss alone knows how to read them, for labels as for probabilities.
@@ -22,7 +25,9 @@ def outcomes(groups: Sequence[HeadGroup], raw: Sequence[Tensor]) -> list[NDArray
     for group, output in zip(groups, raw, strict=True):
         values = group.loss.to_prediction(output).numpy()  # (task, row[, class])
         found.update(zip(group.tasks, values, strict=True))
-    return [found[t] for t in sorted(found)]
+    by_task = [found[t] for t in sorted(found)]
+    bound_probabilities(by_task, links)
+    return by_task
 
 
 def predictions(

@@ -10,9 +10,9 @@ import torch
 from sk_mtl.training import MultiTaskNet
 
 
-def hand_over(old: MultiTaskNet, new: MultiTaskNet) -> None:
-    """Give the next net what optimiser, weighting and penalty remember, not their settings."""
-    if type(old.optimizer_) is type(new.optimizer_):
+def hand_over(old: MultiTaskNet, new: MultiTaskNet, *, optimizer: bool) -> None:
+    """Give the next net what weighting, penalty and optimiser remember, not their settings."""
+    if optimizer and type(old.optimizer_) is type(new.optimizer_):
         state = copy.deepcopy(old.optimizer_.state_dict())
         settings = new.optimizer_.state_dict()["param_groups"]
         new.optimizer_.load_state_dict({**state, "param_groups": settings})

@@ -32,8 +32,7 @@ def train(session: Session) -> None:
     net.initialize()
     if session.continued:
         net.history.extend(est.net_.history)
-        if session.incremental:
-            hand_over(est.net_, net)
+        hand_over(est.net_, net, optimizer=session.incremental)
         hand_over_rates(est.net_, net)
     est.net_ = net
     relay.open()

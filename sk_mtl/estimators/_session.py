@@ -199,7 +199,7 @@ class Session:
             weights,
             batch_size,
             self._decay(masses / len(train) * batch_size, private=trunk.private),
-            self._stopping(valid if stop_early else None),
+            self._stopping(valid if stop_early else None, weighting),
         )
 
     def _split_tables(
@@ -298,12 +298,18 @@ class Session:
                 "read what tasks share, so that they can be compared. Use a trunk that is shared, "
                 "and heads without hidden layers."
             )
+        lonely = [task.name for task in est._tasks if task.n_classes == 1]
+        if lonely:
+            warn(
+                f"Got penalty={est.penalty!r} with {len(lonely)} tasks of a single class "
+                f"({lonely[:5]}): nothing trains their heads but the others'. Leave them out."
+            )
         if apart:
             warn(
                 f"Got penalty={est.penalty!r} with {len(apart)} tasks of more than two classes "
                 f"({apart[:5]}): their heads have more outputs and are not related to others."
             )
-        return penalty
+        return penalty.aligned(est.task_names_)
 
     def _batch_size(self, n_rows: int) -> int:
         batch_size: int | str = self.est.batch_size
@@ -325,7 +331,7 @@ class Session:
             return float(self.est.alpha / mass.mean())
         return torch.from_numpy((self.est.alpha / np.where(mass > 0, mass, 1.0)).astype(self.dtype))
 
-    def _stopping(self, valid: TaskData | None) -> TaskStopping:
+    def _stopping(self, valid: TaskData | None, weighting: Weighting) -> TaskStopping:
         """Return when training ends: by these validation rows, or by the training loss."""
         est = self.est
         names = list(est.task_names_)
@@ -345,6 +351,7 @@ class Session:
             rule=est.stopping_rule,
             tol=est.tol,
             patience=est.n_iter_no_change,
+            settled=weighting.settles_after(est._links.levels) if est._links else 0,
         )
 
 

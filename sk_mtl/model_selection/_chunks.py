@@ -117,7 +117,10 @@ class Schedule:
             if job.reason:
                 break
             if job.error is None:
-                size, n_bytes = stacking.size_of_stacks(job.session, job.plan)
+                try:
+                    size, n_bytes = stacking.size_of_stacks(job.session, job.plan)
+                except Exception:  # a part that cannot be built: its fit will say why
+                    break
                 return size if self.max_stack == "auto" else int(self.max_stack), n_bytes
         return 1, 0
 

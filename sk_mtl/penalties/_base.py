@@ -18,14 +18,19 @@ STRENGTH: dict[str, list[Any]] = {"strength": [Interval(Real, 0, None, closed="l
 class Penalty(Recipe):
     """Draws the heads of related tasks towards each other.
 
-    Added to the loss is strength / 2 * tr(W' A W), W having a task's head in each row, and A
-    saying how tasks are related. Some penalties learn A: then it is renewed in closed form after
-    every epoch, and training alternates between W and A. Subclass it and write ``build``.
+    Added to the loss, a mean over the tasks, is strength / (2 n) * tr(W' A W), W having the heads
+    of the n related tasks in its rows, and A saying how they are related. Some penalties learn A:
+    then it is renewed in closed form after every epoch, and training alternates between W and A.
+    Subclass it and write ``build``.
     """
 
     stackable = ("strength",)
 
     strength: float | Tensor
+
+    def aligned(self, names: Sequence[str]) -> Penalty:
+        """Return the same for tasks of these names; raise where it is of others."""
+        return self
 
     @abstractmethod
     def build(self, like: Tensor, tasks: Sequence[int]) -> nn.Module:
@@ -49,21 +54,23 @@ class Relation(nn.Module):
         How strongly.
     form : Tensor of shape (*stack, n_related, n_related)
         A, to begin with.
+    learned : bool, default=True
+        Whether A is a memory, which a training that goes on takes over, or a setting.
     """
 
     strength: float | Tensor
     form: Tensor
 
-    def __init__(self, strength: float | Tensor, form: Tensor) -> None:
+    def __init__(self, strength: float | Tensor, form: Tensor, learned: bool = True) -> None:
         super().__init__()
         if isinstance(strength, Tensor):  # networks that leave a stack take their part of it
             self.register_buffer("strength", strength, persistent=False)
         else:
             self.strength = strength
-        self.register_buffer("form", form.clone())
+        self.register_buffer("form", form.clone(), persistent=learned)
 
     def slope(self, heads: Tensor) -> Tensor:
-        """Return the gradient of the penalty, of the shape ``(*stack, n_related, d)`` of W."""
+        """Return n times the penalty's gradient, of the shape ``(*stack, n_related, d)`` of W."""
         return self.strength * (self.form @ heads)
 
     def renew(self, heads: Tensor) -> None:
@@ -71,9 +78,12 @@ class Relation(nn.Module):
 
 
 def root_of_products(heads: Tensor) -> tuple[Tensor, Tensor]:
-    """Return eigenvalues and eigenvectors of (W W')^(1/2)."""
-    values, vectors = torch.linalg.eigh(heads @ heads.mT)
-    return values.clamp(min=0.0).sqrt(), vectors
+    """Return eigenvalues and eigenvectors of (W W')^(1/2); NaN where a network has diverged."""
+    products = heads @ heads.mT
+    fine = products.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
+    values, vectors = torch.linalg.eigh(torch.where(fine, products, 0.0))
+    roots = torch.where(fine.squeeze(-1), values.clamp(min=0.0).sqrt(), torch.nan)
+    return roots, torch.where(fine, vectors, torch.nan)
 
 
 def rebuilt(values: Tensor, vectors: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ class Cluster(Penalty):
     ----------
     n_clusters : int, default=2
         Number of clusters; fewer than tasks.
-    strength : float, default=0.01
-        What the penalty is multiplied by, beside a loss that is a mean over samples and tasks.
+    strength : float, default=0.1
+        What the penalty, a mean over the tasks, is multiplied by.
 
     References
     ----------
@@ -48,7 +48,7 @@ class Cluster(Penalty):
         **STRENGTH,
     }
 
-    def __init__(self, n_clusters: int = 2, strength: float = 0.01) -> None:
+    def __init__(self, n_clusters: int = 2, strength: float = 0.1) -> None:
         self.n_clusters = n_clusters
         self.strength = strength
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,17 +14,18 @@ from sk_mtl.penalties._base import STRENGTH, Penalty, Relation
 
 
 class Graph(Penalty):
-    """Heads of similar tasks are drawn together: strength / 2 * sum of s_ij |w_i - w_j|^2.
+    """Heads of similar tasks are drawn together: strength / (2 n) * sum of s_ij |w_i - w_j|^2.
 
     The sum is over pairs of tasks; A is the Laplacian of the similarities.
 
     Parameters
     ----------
-    similarity : array-like of shape (n_tasks, n_tasks) or None, default=None
-        How similar tasks are, numbers >= 0, symmetric; the diagonal does not matter. None takes 1
-        for all pairs, so that heads are drawn to their mean.
-    strength : float, default=0.01
-        What the penalty is multiplied by, beside a loss that is a mean over samples and tasks.
+    similarity : array-like or frame of shape (n_tasks, n_tasks) or None, default=None
+        How similar tasks are, numbers >= 0, symmetric; the diagonal does not matter. A pandas frame
+        is read by the tasks' names, an array in their order. None takes 1 / n for all pairs: heads
+        are drawn to their mean.
+    strength : float, default=0.1
+        What the penalty, a mean over the tasks, is multiplied by.
 
     References
     ----------
@@ -42,28 +44,40 @@ class Graph(Penalty):
 
     _parameter_constraints = {"similarity": ["array-like", None], **STRENGTH}
 
-    def __init__(self, similarity: Any = None, strength: float = 0.01) -> None:
+    def __init__(self, similarity: Any = None, strength: float = 0.1) -> None:
         self.similarity = similarity
         self.strength = strength
+
+    def aligned(self, names: Sequence[str]) -> Penalty:
+        """Return the same, checked, its rows and columns in the order of the tasks."""
+        if self.similarity is None:
+            return self
+        given = self.similarity
+        if hasattr(given, "loc") and {*given.columns} == {*names} == {*given.index}:
+            given = given.loc[list(names), list(names)]  # a frame by the tasks' names
+        aligned = copy.copy(self)
+        aligned.similarity = _checked(given, len(names))
+        return aligned
 
     def build(self, like: Tensor, tasks: Sequence[int]) -> nn.Module:
         """Return the module; see :class:`Penalty`."""
         n = like.shape[-1]
-        similarity = np.ones((n, n))
+        similarity = np.full((n, n), 1.0 / n)
         if self.similarity is not None:
-            similarity = _checked(self.similarity, max(tasks) + 1)[np.ix_(tasks, tasks)]
+            similarity = np.array(self.similarity, dtype=np.float64)[np.ix_(tasks, tasks)]
         np.fill_diagonal(similarity, 0.0)
         laplacian = np.diag(similarity.sum(axis=1)) - similarity
-        return Relation(self.strength, torch.from_numpy(laplacian).to(like).expand_as(like))
+        form = torch.from_numpy(laplacian).to(like).expand_as(like)
+        return Relation(self.strength, form, learned=False)
 
 
 def _checked(similarity: Any, n_tasks: int) -> Any:
     """Return similarities as an array; raise where they are none."""
     found = np.array(similarity, dtype=np.float64)
-    if found.ndim != 2 or found.shape[0] != found.shape[1] or len(found) < n_tasks:
+    if found.shape != (n_tasks, n_tasks):
         raise ValueError(
-            f"Got a similarity of shape {found.shape}, expected one row and column a task. Order "
-            "them as the tasks."
+            f"Got a similarity of shape {found.shape}, expected {(n_tasks, n_tasks)}: a row and a "
+            "column a task, in their order, or a frame with their names."
         )
     if not np.isfinite(found).all() or (found < 0).any() or not np.allclose(found, found.T):
         raise ValueError(

@@ -13,15 +13,14 @@ SMOOTH = 1e-4  # of the largest singular value: below it the norm turns into a s
 
 
 class TraceNorm(Penalty):
-    """Heads that lie in a space of few dimensions: strength times the sum of singular values.
+    """Heads that lie in a space of few dimensions: strength / n times the sum of singular values.
 
     A is (W W')^(-1/2), renewed after every epoch; there is none in the first one.
 
     Parameters
     ----------
-    strength : float, default=0.01
-        What the trace norm of W is multiplied by, beside a loss that is a mean over samples and
-        tasks.
+    strength : float, default=0.03
+        What the trace norm of W over the number of tasks is multiplied by.
 
     References
     ----------
@@ -43,7 +42,7 @@ class TraceNorm(Penalty):
 
     _parameter_constraints = STRENGTH
 
-    def __init__(self, strength: float = 0.01) -> None:
+    def __init__(self, strength: float = 0.03) -> None:
         self.strength = strength
 
     def build(self, like: Tensor, tasks: Sequence[int]) -> nn.Module:

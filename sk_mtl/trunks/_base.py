@@ -79,7 +79,8 @@ class Trunk(Recipe):
     The module that ``build`` returns has an attribute ``n_outputs`` and maps
     ``(*stack, batch, n_inputs)`` to ``(*stack, task, batch, n_outputs)``, or, if all tasks see
     the same representation, to ``(*stack, batch, n_outputs)``. Initial values come from
-    ``spec.draws``, and nothing may loop over tasks or experts in ``forward``.
+    ``spec.draws``, and nothing may loop over tasks or experts in ``forward``. If the module has a
+    method ``penalty``, what it returns, one number a network, is added to the loss.
 
     Attributes
     ----------

@@ -39,8 +39,8 @@ class DSelectK(Trunk):
     undecided, a selector spreads its weight over several experts; from half of ``gamma`` on a
     digit is exactly 0 or 1.
 
-    The paper adds the entropy of the selectors to the loss, which makes them decide. That term
-    is left out here, as a trunk has no part in the loss: selectors decide where the losses of
+    The paper adds the entropy of the selectors to the loss, which makes them decide. That term,
+    which is one of every batch, is left out here: selectors decide where the losses of
     the tasks make them, and may stay undecided. Where ``n_experts`` is no power of two,
     the paper penalises numbers without an expert, likewise in the loss; here the numbers start
     again from the first expert, so that the weights always add up to one.

@@ -21,6 +21,7 @@ class SoftSharing(Trunk):
     ----------
     strength : float, default=0.01
         Half of it times the squared distance of all towers from their mean is added to the loss.
+        A strong pull slows learning with Adam: give it more epochs.
 
     References
     ----------

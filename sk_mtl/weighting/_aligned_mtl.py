@@ -52,7 +52,7 @@ class _AlignedMTL(GramianBalance):
 
     def weights(self, gramian: Array, preference: Array, tasks: NDArray[np.intp]) -> Array:
         values, vectors = np.linalg.eigh(gramian)
-        kept = values > values[-1] * len(values) * np.finfo(float).eps
+        kept = values > values[-1] * self.resolution
         values, vectors = values[kept], vectors[:, kept]
         middle = values[(len(values) - 1) // 2]
         scale = {"min": values[0], "median": middle, "rmse": values.mean()}[self.scale_mode]

@@ -54,6 +54,10 @@ class Weighting(Recipe):
     uses_task_weights: ClassVar[bool] = False
     stacks: ClassVar[bool] = True
 
+    def settles_after(self, levels: Sequence[int]) -> int:
+        """Return how many epochs have to pass before it can be said that training is done."""
+        return 0
+
     @abstractmethod
     def build(self, task_weights: Tensor) -> nn.Module:
         """Return the module, for the user's weights of shape ``(*stack, n_tasks)``."""

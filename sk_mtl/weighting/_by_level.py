@@ -43,6 +43,10 @@ class ByLevel(Weighting):
     def __init__(self, n_epochs: int = 10) -> None:
         self.n_epochs = n_epochs
 
+    def settles_after(self, levels: Sequence[int]) -> int:
+        """Return when the last level begins."""
+        return self.n_epochs * max(levels)
+
     def build(self, task_weights: Tensor) -> nn.Module:
         """Return the module; see :class:`Weighting`."""
         return _ByLevel(self.n_epochs, task_weights)

@@ -42,7 +42,8 @@ class _ConFIG(GramianBalance):
         inverse = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
         # The pseudo-inverse of the unit gradients is their transpose times that of their cosines.
         cosines = inverse[:, None] * gramian * inverse
-        mix = inverse * (np.linalg.pinv(cosines, hermitian=True) @ preference)
+        inverted = np.linalg.pinv(cosines, rcond=self.resolution, hermitian=True)
+        mix = inverse * (inverted @ preference)
         products = gramian @ mix
         square = mix @ products
         if not square > 0:

@@ -22,8 +22,8 @@ class ExcessMTL(Weighting):
 
     Parameters
     ----------
-    step_size : float, default=1.0
-        How fast the weights move.
+    step_size : float, default=0.01
+        How fast the weights move. With 1 a task may have all the weight after a few epochs.
 
     References
     ----------
@@ -34,7 +34,7 @@ class ExcessMTL(Weighting):
     --------
     >>> import torch
     >>> from sk_mtl.weighting import ExcessMTL
-    >>> balance = ExcessMTL().build(torch.ones(2))
+    >>> balance = ExcessMTL(step_size=1.0).build(torch.ones(2))
     >>> gradients = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     >>> _ = balance(torch.ones(2), gradients)  # the first batch sets the measure
     >>> balance(torch.ones(2), gradients * torch.tensor([[1.0], [0.1]])).round(decimals=2)
@@ -45,7 +45,7 @@ class ExcessMTL(Weighting):
     weighs = "gradient"
     _parameter_constraints = {"step_size": [Interval(Real, 0, None, closed="neither")]}
 
-    def __init__(self, step_size: float = 1.0) -> None:
+    def __init__(self, step_size: float = 0.01) -> None:
         self.step_size = step_size
 
     def build(self, task_weights: Tensor) -> nn.Module:

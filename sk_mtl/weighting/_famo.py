@@ -75,11 +75,11 @@ class _FAMO(Balance):
     def forward(
         self, losses: Tensor, gradients: Tensor | None = None, present: Tensor | None = None
     ) -> Tensor:
-        self.seen.copy_(losses)
-        return _shares(self.logits.value, present) / (losses + EPSILON)
+        self.seen.copy_(losses.clamp(min=0.0))
+        return _shares(self.logits.value, present) / (self.seen + EPSILON)
 
     def look_back(self, losses: Tensor, present: Tensor | None) -> None:
-        gain = torch.log(self.seen + EPSILON) - torch.log(losses + EPSILON)
+        gain = torch.log(self.seen + EPSILON) - torch.log(losses.clamp(min=0.0) + EPSILON)
         shares = _shares(self.logits.value, present)
         slope = shares * (gain - (shares * gain).sum(-1, keepdim=True))
         self.logits.step(slope, self.learning_rate, present, self.weight_decay)

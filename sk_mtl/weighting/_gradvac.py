@@ -42,7 +42,7 @@ class GradVac(GramianWeighting):
     tensor([1.0000, 0.7500])
     """
 
-    _parameter_constraints = {"beta": [Interval(Real, 0, 1, closed="both")]}
+    _parameter_constraints = {"beta": [Interval(Real, 0, 1, closed="left")]}
 
     def __init__(self, beta: float = 0.01) -> None:
         self.beta = beta
@@ -60,7 +60,7 @@ class _GradVac(GramianBalance):
         self.beta = beta
         self.orders = Orders()
         n = len(task_weights)
-        self.register_buffer("usual", torch.zeros(n, n, dtype=torch.float64))  # cosines
+        self.register_buffer("usual", task_weights.new_zeros(n, n))  # cosines
 
     def seed(self, seeds: Sequence[int]) -> None:
         self.orders.seed(seeds)
@@ -69,7 +69,7 @@ class _GradVac(GramianBalance):
         n = len(tasks)
         mixes, rows = np.eye(n), np.arange(n)
         lengths = np.sqrt(np.maximum(np.diag(gramian), np.finfo(float).tiny))
-        usual = self.usual.cpu().numpy()[np.ix_(tasks, tasks)]
+        usual = self.usual.cpu().double().numpy()[np.ix_(tasks, tasks)]
         for others in self.orders.of_others(n).T:
             products = mixes @ gramian
             length = np.sqrt(np.maximum((products * mixes).sum(axis=1), 0.0))
@@ -82,6 +82,6 @@ class _GradVac(GramianBalance):
             mixes[rows, others] += np.where(cosine < wanted, added, 0.0)
             usual[rows, others] += self.beta * (cosine - wanted)  # equation 3
         index = torch.from_numpy(tasks).to(self.usual.device)
-        self.usual[index[:, None], index] = torch.from_numpy(usual).to(self.usual.device)
+        self.usual[index[:, None], index] = torch.from_numpy(usual).to(self.usual)
         mean: Array = mixes.mean(axis=0)
         return mean

@@ -34,6 +34,7 @@ class GramianBalance(Balance):
     """
 
     preference: Tensor
+    resolution: float
 
     def __init__(self, task_weights: Tensor) -> None:
         super().__init__()
@@ -58,6 +59,8 @@ class GramianBalance(Balance):
         preference = self.preference.cpu().double().numpy()
         n_tasks = len(gramian)
         tasks = np.arange(n_tasks) if present is None else np.flatnonzero(present.cpu().numpy())
+        # Inner products are rounded in the type of the gradients: below this nothing is known.
+        self.resolution = n_tasks * torch.finfo(gradients.dtype).eps
         weights = np.zeros(n_tasks)
         chosen, total = gramian[np.ix_(tasks, tasks)], preference[tasks].sum()
         if not np.isfinite(chosen).all():

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sk_mtl.weighting._gramian import Array, GramianBalance, GramianWeighting
-from sk_mtl.weighting._torchjd import aggregator
 
 
 class IMTLG(GramianWeighting):
-    """Along what every task's unit gradient has the same part in. Computed by torchjd.
+    """Along what every task's unit gradient has the same part in.
 
     Weights add up to 1 and may be negative, where a task would gain more than the others.
 
@@ -36,5 +34,8 @@ class IMTLG(GramianWeighting):
 
 class _IMTLG(GramianBalance):
     def weights(self, gramian: Array, preference: Array, tasks: NDArray[np.intp]) -> Array:
-        found: Array = aggregator("IMTLGWeighting")(torch.from_numpy(gramian)).numpy()
-        return found
+        lengths = np.sqrt(np.diag(gramian))
+        found = np.linalg.pinv(gramian, rcond=self.resolution, hermitian=True) @ lengths
+        total = found.sum()
+        weights: Array = found / total if abs(total) > 1e-12 else np.zeros(len(tasks))
+        return weights

@@ -140,7 +140,7 @@ def power_balance(gramian: Array, power: float) -> Array:
         Above 0.
     """
     n, order = len(gramian), 1.0 / power
-    G = gramian + RIDGE * np.trace(gramian) / n * np.eye(n)
+    G = gramian + RIDGE * np.diag(np.diag(gramian))
     # Were the gradients orthogonal, all unknowns in these units would be 1.
     unit = np.diag(G) ** (-1.0 / (1.0 + order))
     scaled, gain = unit[:, None] * G * unit, unit ** (1.0 - order)

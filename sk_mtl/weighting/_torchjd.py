@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sk_mtl._support import fingerprint
 from sk_mtl.weighting._base import Balance, Weighting
 from sk_mtl.weighting._gramian import Array, GramianBalance
 from sk_mtl.weighting._streams import Streams
@@ -148,8 +149,8 @@ class TorchjdBalance(Balance):
     ----------
     method : object
         Of torchjd; what it remembers is pickled and handed on with the module.
-    of_losses : bool
-        Whether it is called with losses.
+    needs : {"losses", "gramian", "jacobian"}
+        What it is called with.
     gives_direction : bool
         Whether it gives a direction rather than weights.
     """
@@ -158,6 +159,7 @@ class TorchjdBalance(Balance):
         super().__init__()
         # In a list, as most of it is no tensor and `state_dict` would lose it.
         self._method = [method]
+        self._given = fingerprint(copy.deepcopy(method))
         self._of_losses, self._gives_direction = needs == "losses", gives_direction
         self._of_products = needs == "gramian"
         self.streams = Streams()
@@ -176,6 +178,7 @@ class TorchjdBalance(Balance):
         given = losses if self._of_losses else gradients
         assert given is not None
         if tasks is not None:
+            self._check_forgets()
             given = given[tasks]
             if self._of_products:
                 given = given[:, tasks]
@@ -187,6 +190,15 @@ class TorchjdBalance(Balance):
         if tasks is None:
             return found
         return torch.zeros_like(losses).index_copy(0, tasks, found)
+
+    def _check_forgets(self) -> None:
+        """Raise where what the method remembers is of a number of tasks, and some are absent."""
+        if hasattr(self._method[0], "reset"):  # torchjd's Stateful
+            raise ValueError(
+                f"Got a batch without labels of some tasks, with weighting={self._method[0]!r}, "
+                "which remembers a number for every task in order; expected labels of all. Use "
+                "a weighting by name, such as 'gradvac' or 'famo', or larger batches."
+            )
 
     def _call(self, given: Tensor) -> Tensor:
         method = self._method[0].to(given.device)
@@ -212,11 +224,12 @@ class TorchjdBalance(Balance):
 
     def get_extra_state(self) -> Any:
         """Return what the method remembers, for ``state_dict``."""
-        return copy.deepcopy(self._method[0])
+        return self._given, copy.deepcopy(self._method[0])
 
     def set_extra_state(self, state: Any) -> None:
-        """Go on with what a method of before remembers."""
-        self._method = [copy.deepcopy(state)]
+        """Go on with what a method of before remembers, if it was given as this one."""
+        if state[0] == self._given:
+            self._method = [copy.deepcopy(state[1])]
 
 
 class ByPreference(GramianBalance):
