@@ -21,7 +21,7 @@ demo: $(VENV)/.demo  ## one network, three questions about 9,275 households (a m
 	MPLBACKEND=Agg $(BIN)/python $(EXAMPLE)
 
 test: $(VENV)/.dev  ## run all tests (PYTEST_ARGS="-m 'not slow'" for the fast ones)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
 lint: ruff mypy  ## check style and types
 

@@ -22,8 +22,8 @@ from sk_mtl._support import SingleClassWarning
 from sk_mtl.losses import Focal, Huber, Quantile
 from sk_mtl.metrics import make_task_scorer, task_scores
 from sk_mtl.model_selection import MultiTaskStratifiedKFold
-from sk_mtl.trunks import PLE, MMoE
-from sk_mtl.weighting import Uniform
+from sk_mtl.trunks import PLE, TRUNKS, MMoE
+from sk_mtl.weighting import WEIGHTINGS, Uniform
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -378,8 +378,9 @@ weighted(
 bad(
     "task_weights with uniform",
     lambda: clf(weighting="uniform", task_weights=[1, 2]).fit(X, Y),
-    "Got task_weights=[1, 2] with weighting='uniform', which has no use for them, expected None. "
-    "Use weighting='static'.",
+    "Got task_weights=[1, 2] with weighting='uniform', which has no use for them, expected None: it "
+    "finds the weights itself. Use weighting='static', or one that takes a preference: "
+    f"{[n for n, w in WEIGHTINGS.items() if w.uses_task_weights and n != 'static']}.",
 )
 
 # Class weights --------------------------------------------------------------------------------
@@ -425,8 +426,8 @@ LOSS_NAMES = (
 bad(
     "unknown trunk",
     lambda: clf(trunk="shared_botom").fit(X, Y),
-    "Got trunk='shared_botom', expected one of ['mmoe', 'ple', 'shared_bottom', 'single_task'] or "
-    "a Trunk object. Did you mean 'shared_bottom'?",
+    f"Got trunk='shared_botom', expected one of {sorted(TRUNKS)} or a Trunk object. Did you mean "
+    "'shared_bottom'?",
 )
 bad(
     "unknown loss",
@@ -542,7 +543,8 @@ for what, value in [
     ("callbacks", EarlyStopping()),
 ]:
     invalid(
-        f"{what}={type(value).__name__}({value})" if callable(value) else f"{what}={value}",
+        # no address in it, so that every process finds the same tests
+        f"{what}={type(value).__name__}" if isinstance(value, EarlyStopping) else f"{what}={value}",
         lambda what=what, value=value: clf(**{what: value}).fit(X, Y),
         f"{what}' parameter of MultiTaskClassifier must be ",
     )

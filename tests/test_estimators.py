@@ -103,7 +103,10 @@ CHANGES = {
     "activation": ("tanh", {}),
     "dropout": (0.5, {}),
     "loss": ("focal", {}),
+    "task_dependencies": ({"task1": "task0"}, {}),
     "task_weights": ([1, 5], {}),
+    "weighting": ("mgda", {}),
+    "penalty": ("graph", {}),
     "class_weight": ("balanced", {}),
     "solver": ("sgd", {}),
     "alpha": (1.0, {}),
@@ -126,7 +129,6 @@ CHANGES = {
 # parameter: where it is shown to count instead
 ELSEWHERE = {
     "tasks": "test_type_of_a_task_can_be_given",
-    "weighting": "test_uniform_is_static_without_weights (both are the same so far)",
     "verbose": "test_verbose_prints_a_line_an_epoch",
     "warm_start": "test_warm_start_continues",
     "device": "test_bad_input.py, which names devices that are not there",

@@ -17,10 +17,10 @@ class Covariance(Penalty):
 
     A is the inverse of n times the tasks' covariance, which begins as that of unrelated tasks and
     is renewed after every epoch as (W W')^(1/2) / tr((W W')^(1/2)). For given heads that is the
-    best one of trace 1; tr(W' A W) then is the squared trace norm of W over n. The fitted estimator has
-    ``task_covariance_`` and ``task_correlation_``, of its final heads. The root makes correlations
-    smaller than those of the heads: a cosine of 0.8 gives 0.5. Small steps (a low learning rate)
-    are needed where W has few dimensions: A is large in the others.
+    best one of trace 1; tr(W' A W) then is the squared trace norm of W over n. The fitted estimator
+    has ``task_covariance_`` and ``task_correlation_``, of its final heads. The root makes
+    correlations smaller than those of the heads: a cosine of 0.8 gives 0.5. Small steps (a low
+    learning rate) are needed where W has few dimensions: A is large in the others.
 
     Parameters
     ----------

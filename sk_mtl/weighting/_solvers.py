@@ -20,7 +20,7 @@ def length(weights: Array, gramian: Array) -> float:
     return math.sqrt(max(float(weights @ gramian @ weights), 0.0))
 
 
-def simplex_quadratic(gramian: Array, pull: Array) -> Array:
+def simplex_quadratic(gramian: Array, pull: Array, guess: NDArray[np.bool_] | None = None) -> Array:
     """Return the w on the simplex (w >= 0, sum(w) = 1) that minimises w'Gw / 2 + p'w.
 
     An active-set method: tasks enter one by one, the steepest first, and leave where the way to
@@ -32,26 +32,33 @@ def simplex_quadratic(gramian: Array, pull: Array) -> Array:
         G, positive semi-definite and not zero.
     pull : ndarray of shape (n,)
         p. With zeros, the weights of the shortest vector in the convex hull of the gradients.
+    guess : ndarray of bool, shape (n,), default=None
+        Tasks that may be those inside in the end: tried first. None tries all.
     """
     n = len(gramian)
     scale = np.trace(gramian) / n
     G, p = gramian / scale + RIDGE * np.eye(n), pull / scale
-    inside = np.ones(n, dtype=bool)
+    inside = np.ones(n, dtype=bool) if guess is None else guess
     w = _best_inside(G, p, inside)
-    if (w >= 0).all():
+    if (w >= 0).all() and _is_best(G @ w + p, inside)[0]:
         return w
     w, inside = np.zeros(n), np.zeros(n, dtype=bool)
     first = int((np.diag(G) / 2 + p).argmin())
     w[first], inside[first] = 1.0, True
     for _ in range(MOST_STEPS):
-        slope = G @ w + p
-        price = slope[inside].mean()  # equal for all inside
-        entering = int(np.where(inside, np.inf, slope).argmin())
-        if inside.all() or slope[entering] >= price - 1e-12 * (1.0 + abs(price)):
+        done, entering = _is_best(G @ w + p, inside)
+        if done:
             break
         inside[entering] = True
         w = _walk_inside(G, p, w, inside)
     return w
+
+
+def _is_best(slope: Array, inside: NDArray[np.bool_]) -> tuple[bool, int]:
+    """Return whether no task outside would lower the sum by entering, and which does most."""
+    price = slope[inside].mean()  # equal for all inside
+    entering = int(np.where(inside, np.inf, slope).argmin())
+    return bool(inside.all() or slope[entering] >= price - 1e-12 * (1.0 + abs(price))), entering
 
 
 def _best_inside(G: Array, p: Array, inside: NDArray[np.bool_]) -> Array:
@@ -100,13 +107,15 @@ def conflict_averse(gramian: Array, preference: Array, radius: float) -> Array:
     if not r > 0:
         return simplex_quadratic(gramian, np.zeros_like(pull))
     low, high, s = 0.0, np.inf, float(np.trace(gramian) / len(pull)) ** 0.5 / r
+    guess = None
     for _ in range(MOST_STEPS):
-        w = simplex_quadratic(gramian, s * pull)
+        w = simplex_quadratic(gramian, s * pull, guess)
         found = length(w, gramian) / r
         if abs(found - s) <= 1e-12 * s:
             break
         low, high = (s, high) if found > s else (low, s)
-        s = _next_guess(gramian, pull, r, w > 0, low, high)
+        guess = w > 0
+        s = _next_guess(gramian, pull, r, guess, low, high)
     return w
 
 
