@@ -378,8 +378,8 @@ weighted(
 bad(
     "task_weights with uniform",
     lambda: clf(weighting="uniform", task_weights=[1, 2]).fit(X, Y),
-    "Got task_weights=[1, 2] with weighting='uniform', which has no use for them, expected None: it "
-    "finds the weights itself. Use weighting='static', or one that takes a preference: "
+    "Got task_weights=[1, 2] with weighting='uniform', which has no use for them, expected None: "
+    "it finds the weights itself. Use weighting='static', or one that takes a preference: "
     f"{[n for n, w in WEIGHTINGS.items() if w.uses_task_weights and n != 'static']}.",
 )
 

@@ -106,7 +106,6 @@ CHANGES = {
     "task_dependencies": ({"task1": "task0"}, {}),
     "task_weights": ([1, 5], {}),
     "weighting": ("mgda", {}),
-    "penalty": ("graph", {}),
     "class_weight": ("balanced", {}),
     "solver": ("sgd", {}),
     "alpha": (1.0, {}),
@@ -128,6 +127,7 @@ CHANGES = {
 }
 # parameter: where it is shown to count instead
 ELSEWHERE = {
+    "penalty": "test_penalties_training.py",
     "tasks": "test_type_of_a_task_can_be_given",
     "verbose": "test_verbose_prints_a_line_an_epoch",
     "warm_start": "test_warm_start_continues",
