@@ -71,8 +71,8 @@ console.print(affinity.round(2).to_string(), markup=False)
 # A network a group
 # -----------------
 # ``TaskGrouper`` looks at the affinity, trains one network for each group that it finds, and
-# predicts as one estimator. The harm is gone. Nothing is gained over a network a task either, but
-# two networks do the work of seven.
+# predicts as one estimator. No harm is to be seen any more. Nothing is gained over a
+# network a task either, but two networks do the work of seven.
 
 grouper = TaskGrouper(model)
 grouped = multi_task_gain(grouper, X, Y, n_repeats=n_repeats, random_state=0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import AgglomerativeClustering
+from scipy.cluster.hierarchy import average, cut_tree
+from scipy.spatial.distance import squareform
 
 
 def group_by_affinity(affinity: NDArray[np.float64], n_groups: int | str) -> list[list[int]]:
@@ -27,14 +28,12 @@ def group_by_affinity(affinity: NDArray[np.float64], n_groups: int | str) -> lis
     np.fill_diagonal(both, -np.inf)
     distance = both.max() - both
     np.fill_diagonal(distance, 0.0)
-    tree = AgglomerativeClustering(
-        n_clusters=1, metric="precomputed", linkage="average", compute_distances=True
-    ).fit(distance)
+    tree = average(squareform(distance, checks=False))
     if n_groups == "auto":
-        n_groups = count_groups(both.max() - tree.distances_)
-    tree.set_params(n_clusters=n_groups, compute_distances=False)
+        n_groups = count_groups(both.max() - tree[:, 2])
+    labels = cut_tree(tree, n_clusters=n_groups).ravel()
     groups: dict[int, list[int]] = {}
-    for task, label in enumerate(tree.fit_predict(distance).tolist()):
+    for task, label in enumerate(labels.tolist()):
         groups.setdefault(label, []).append(task)
     return list(groups.values())
 
