@@ -17,7 +17,7 @@ EPSILON = 1e-8
 class FAMO(Weighting):
     """All losses are to fall at the same relative rate, seen by what each step made of them.
 
-    Every batch is evaluated once more after its step, which costs a third of a step.
+    Every batch is evaluated once more after its step, which costs more than half a step.
 
     Parameters
     ----------
