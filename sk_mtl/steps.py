@@ -118,8 +118,7 @@ class Penalties:
         self._pulled: list[tuple[nn.Parameter, float | Tensor]] = []
         self._relation: Any = objective.relation
         self._trunk = network.trunk if hasattr(network.trunk, "penalty") else None
-        self._heads = related_heads(network)
-        self._width = int(network.trunk.n_outputs)  # type: ignore[arg-type]
+        self._network = network
         shares = objective.normalised(objective.user_weights, None)  # (*stack, task)
         rates = torch.as_tensor(decay, dtype=shares.dtype, device=shares.device)
         if not rates.any():
@@ -158,23 +157,25 @@ class Penalties:
     def end_epoch(self) -> None:
         """Renew what is learned of the tasks' relations."""
         if self._relation is not None:
-            self._relation.renew(self.heads())
-
-    def heads(self) -> Tensor:
-        """Return the heads of the tasks that are related, ``(*stack, n_related, d)``."""
-        return torch.cat([p.detach()[..., 0, : self._width] for p in self._heads], dim=-2)
+            self._relation.renew(related_heads(self._network))
 
     def _add_relation(self) -> None:
-        heads = self.heads()
+        heads, layers = related_heads(self._network), _comparable(self._network)
         slope = self._relation.slope(heads) / heads.shape[-2]  # a mean over tasks, as the loss is
-        sizes = [p.shape[-3] for p in self._heads]
-        for parameter, part in zip(self._heads, slope.split(sizes, dim=-2), strict=True):
-            if parameter.grad is not None:
-                parameter.grad[..., 0, : self._width] += part
+        parts = slope.split([layer.shape[-3] for layer in layers], dim=-2)
+        for layer, part in zip(layers, parts, strict=True):
+            if layer.grad is not None:
+                layer.grad[..., 0, : heads.shape[-1]] += part
 
 
-def related_heads(network: MultiTaskNetwork) -> list[Tensor]:
-    """Return the output weights of the heads of one output each: these can be compared."""
+def related_heads(network: MultiTaskNetwork) -> Tensor:
+    """Return what the heads of related tasks make of the features, ``(*stack, n_related, d)``."""
+    width = int(network.trunk.n_outputs)  # type: ignore[arg-type]
+    return torch.cat([layer.detach()[..., 0, :width] for layer in _comparable(network)], dim=-2)
+
+
+def _comparable(network: MultiTaskNetwork) -> list[Tensor]:
+    """Return the output weights of the heads of one output each."""
     return [
         head.output.weight  # type: ignore[union-attr,misc]
         for head, group in zip(network.heads, network.groups, strict=True)

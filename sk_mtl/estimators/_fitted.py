@@ -15,7 +15,7 @@ from sk_mtl.columns import to_tensor
 from sk_mtl.estimators._optimizer import check_finite
 from sk_mtl.estimators._session import Session
 from sk_mtl.objective import related_tasks
-from sk_mtl.steps import Penalties
+from sk_mtl.steps import related_heads
 from sk_mtl.training import MultiTaskNet
 
 
@@ -95,7 +95,7 @@ def _set_relations(est: Any, net: MultiTaskNet) -> None:
     relation: Any = net.criterion_.relation
     if not hasattr(relation, "covariance"):
         return
-    found = relation.covariance(Penalties(net.module_, net.criterion_, 0.0).heads())
+    found = relation.covariance(related_heads(net.module_))
     tasks = related_tasks(net.module_.groups)
     covariance = np.full((est.n_tasks_, est.n_tasks_), np.nan)
     covariance[np.ix_(tasks, tasks)] = found.cpu().numpy()
