@@ -53,6 +53,7 @@ __all__ = [
     "SingleClassWarning",
     "StrOptions",
     "Stream",
+    "as_counts",
     "check_device",
     "check_method_params",
     "did_you_mean",
@@ -254,6 +255,17 @@ def resolve_recipe(value: Any, table: Mapping[str, type[RecipeT]], base: Any, wh
     recipe: RecipeT = value
     recipe.validate()
     return recipe
+
+
+def as_counts(weight: Any) -> Any:
+    """Return weights of rows as numbers of rows; None where there are none.
+
+    Whole numbers are repetitions as they are; any others are scaled to a mean of 1 over the rows
+    that weigh something, since their unit means nothing.
+    """
+    if weight is None or bool((weight == np.floor(weight)).all()):
+        return weight
+    return np.asarray(weight / weight[weight > 0].mean())
 
 
 def check_device(device: str | torch.device) -> torch.device:
