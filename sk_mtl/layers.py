@@ -75,6 +75,14 @@ class Draws:
         ]
         return torch.stack(values).reshape(*self.stack, *shape).to(self.dtype)
 
+    def normal(self, shape: Sequence[int], std: float) -> Tensor:
+        """Draw from N(0, std²): shape ``(*stack, *shape)``, rounded as :meth:`uniform` is."""
+        values = [
+            torch.empty(*shape, dtype=torch.float64).normal_(0.0, std, generator=g)
+            for g in self._generators
+        ]
+        return torch.stack(values).reshape(*self.stack, *shape).to(self.dtype)
+
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor, *, by_rows: bool = False) -> Tensor:
     """Return x Wᵀ + b, by as few and as wide products as torch has.
