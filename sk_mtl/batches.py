@@ -17,7 +17,7 @@ class TaskData(Dataset[Any]):
 
     Parameters
     ----------
-    X : Tensor of shape (n_rows, n_features)
+    X : Tensor or SparseRows of shape (n_rows, n_features)
         Encoded features.
     y : Tensor of shape (n_rows, n_tasks)
         Encoded targets, NaN where a label is missing.
@@ -40,6 +40,11 @@ class TaskData(Dataset[Any]):
         self.complete = not bool((y if rows is None else y[rows]).isnan().any())
 
     @property
+    def device(self) -> torch.device:
+        """Where the tables lie."""
+        return self._y.device
+
+    @property
     def weight_shape(self) -> tuple[int, ...] | None:
         """Shape of a row's weights; None without weights."""
         return None if self._weight is None else tuple(self._weight.shape[1:])
@@ -48,6 +53,10 @@ class TaskData(Dataset[Any]):
     def X(self) -> Tensor:
         """Features of the rows of this set."""
         return self._X if self.rows is None else self._X[self.rows]
+
+    def features(self, index: Any) -> Tensor:
+        """Return the features of some rows of this set: a slice, or a tensor of positions."""
+        return _take(self._X, index if self.rows is None else self.rows[index])
 
     @property
     def y(self) -> Tensor:

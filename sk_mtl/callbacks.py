@@ -115,7 +115,8 @@ class TaskStopping(Callback):
         losses = np.array([epoch[f"valid_loss_{name}"] for name in self.task_names])
         if self._start is None:
             self._start = np.where(losses > 0, losses, 1.0)
-        relative = losses / self._start
+        with np.errstate(invalid="ignore"):  # infinite from the start
+            relative = losses / self._start
         return float(relative.max() if self.rule == "worst" else relative.mean())
 
 

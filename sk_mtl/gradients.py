@@ -46,7 +46,7 @@ def task_jacobian(
     own = network.has_task_axis(features)
     copies = features if own else features.unsqueeze(-3).expand(network.n_tasks, -1, -1)
     leaf = copies.detach().requires_grad_()  # (task, batch, d)
-    outputs = network.heads_of(leaf)
+    outputs = network.outputs(X, leaf)
     losses, mass = task_losses(outputs)
     losses.backward(torch.ones_like(losses))
     cotangents = leaf.grad

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 from sk_mtl.cascades._modules import FunnelOutputs, ParentOutputs
 from sk_mtl.cascades._recipes import Links
+from sk_mtl.columns import Layout
+from sk_mtl.embeddings import Embedding, Prepared, build_inputs
+from sk_mtl.entrance import enter
 from sk_mtl.layers import Draws, StackedLinear, StackedMLP, shifted
+from sk_mtl.linear_path import LinearPath
 from sk_mtl.losses import Loss
 from sk_mtl.tasks import Task
 from sk_mtl.trunks import Trunk, TrunkSpec
@@ -126,6 +130,7 @@ class MultiTaskNetwork(nn.Module):
         self.heads = nn.ModuleList(heads)
         self.groups = list(groups)
         self.n_tasks = n_tasks
+        self.linear: LinearPath | None = None  # mixed in once the network is trained
         self.parent_outputs = self.funnel = None
         if links is not None and links.kind == "outputs":
             forms = [(g.tasks, g.n_outputs, _of_classes(g.loss)) for g in groups]
@@ -135,7 +140,12 @@ class MultiTaskNetwork(nn.Module):
 
     def forward(self, X: Tensor) -> tuple[Tensor, ...]:
         """Return raw outputs ``(*stack, tasks of the group, batch, n_outputs)``, one a group."""
-        return self.heads_of(self.trunk(X))
+        return self.outputs(X, self.trunk(X))
+
+    def outputs(self, X: Tensor, features: Tensor) -> tuple[Tensor, ...]:
+        """Return the raw outputs for rows and what the trunk makes of them."""
+        raw = self.heads_of(features)
+        return raw if self.linear is None else self.linear(X, raw)
 
     def heads_of(self, features: Tensor) -> tuple[Tensor, ...]:
         """Return the raw outputs for features ``(*stack[, task], batch, d)``."""
@@ -167,6 +177,9 @@ class MultiTaskNetwork(nn.Module):
         return features.index_select(-3, tasks)
 
 
+_INPUTS = 2**32  # from here on lie the seeds of embeddings; those of trunks are below
+
+
 def _of_classes(loss: Loss) -> bool:
     return "regression" not in loss.kinds
 
@@ -185,6 +198,9 @@ def build_network(
     dtype: torch.dtype,
     stack: tuple[int, ...] = (),
     links: Links | None = None,
+    embedding: Embedding | None = None,
+    prepared: Sequence[Prepared] | None = None,
+    layout: Layout | None = None,
 ) -> MultiTaskNetwork:
     """Build a network, or a stack of networks of one form.
 
@@ -207,6 +223,12 @@ def build_network(
         Sizes of the stack axes; empty for one network.
     links : Links or None, default=None
         The tasks' dependencies, as ``groups`` were made with.
+    embedding : Embedding or None, default=None
+        What numbers become before the trunk reads them.
+    prepared : sequence of Prepared or None, default=None
+        What the embedding knows of the training table, one a network.
+    layout : Layout or None, default=None
+        What the columns of the table are; None for ``n_inputs`` numbers.
 
     Returns
     -------
@@ -214,6 +236,15 @@ def build_network(
         On the CPU, in training mode.
     """
     masks = [s[2] for s in seeds]
+    inputs = build_inputs(
+        embedding,
+        prepared or [Prepared()] * len(seeds),
+        layout or Layout(n_inputs),
+        Draws([s[0] + _INPUTS for s in seeds], stack, dtype),
+        n_tasks if trunk.private else None,
+    )
+    if inputs is not None:
+        n_inputs = inputs.to(dtype).n_outputs
     spec = TrunkSpec(
         n_inputs=n_inputs,
         n_tasks=n_tasks,
@@ -223,7 +254,7 @@ def build_network(
         draws=Draws([s[0] for s in seeds], stack, dtype),
         seed=masks,
     )
-    body = trunk.build(spec).to(dtype)
+    body = enter(inputs, trunk.build(spec).to(dtype))
     head_draws = Draws([s[1] for s in seeds], stack, dtype)
     network = MultiTaskNetwork(body, [], groups, n_tasks, links)
     for g, group in enumerate(groups):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sk_mtl._support import Stream, keep_freed_memory
+from sk_mtl.averages import Averages
 from sk_mtl.batches import Batches, StackedBatches, TaskData
 from sk_mtl.callbacks import TaskStopping
 from sk_mtl.layers import Dropout
@@ -130,6 +131,8 @@ class StackedTraining:
     make_optimizer : callable
         Parameters, and ``lr``, to an optimiser whose step is the learning rate times a direction
         that does not depend on the parameters.
+    ema_decay : float, default=0.0
+        See :class:`~sk_mtl.averages.Averages`.
     """
 
     def __init__(
@@ -144,12 +147,15 @@ class StackedTraining:
         batch_size: int,
         decay: Tensor,
         make_optimizer: MakeOptimizer,
+        ema_decay: float = 0.0,
     ) -> None:
         self.network, self.objective = network, objective
         self.sources, self.members = list(sources), list(members)
         self.task_names, self.batch_size = list(task_names), batch_size
         self.decay = decay
-        self.stack = NetworkStack(network, template, len(members), sources[0].train.X[:3])
+        self.stack = NetworkStack(
+            network, template, len(members), sources[0].train.features(slice(3))
+        )
         self.active = list(range(len(members)))  # who stands where in the stack
         self.epoch = 0
         self.trained = [Trained() for _ in members]
@@ -158,6 +164,7 @@ class StackedTraining:
         self._lowest = {"train": [torch.inf] * len(members), "valid": [torch.inf] * len(members)}
         rates = [member.learning_rate for member in members]
         self.steps = MemberSteps(list(network.parameters()), rates, make_optimizer)
+        self.averages = Averages(list(network.parameters()), ema_decay)
         self._best = self.stack.copy() if sources[0].valid is not None else None
         self._enter()
 
@@ -171,6 +178,7 @@ class StackedTraining:
                 self._run_epoch()
                 self._close_epoch()
         except KeyboardInterrupt:
+            self.averages.exchange(averaged=True)
             waiting = [i for i, done in enumerate(self._done) if not done]
             if not self._leaving:  # else they were taken before the stack was changed
                 self._take(waiting)
@@ -202,6 +210,7 @@ class StackedTraining:
         self.epoch += 1
         entries: list[dict[str, Any]] = [{"epoch": self.epoch} for _ in self.active]
         parameters = list(self.network.parameters())
+        self.averages.exchange(averaged=False)
         self._set_mode(training=True)
         totals = EpochTotals()
         for batch in self._train:
@@ -213,9 +222,11 @@ class StackedTraining:
             self.penalty.add()
             self.clipping.apply(parameters)
             self.steps.step()
+            self.averages.update()
             look_back(self.network, self.objective, batch, complete=self._train.complete)
             totals.add(losses, batch[1].shape[-2] if mass is None else mass, weights)
         self._record(entries, "train", totals)
+        self.averages.exchange(averaged=True)
         if self._valid is not None:
             self._validate(entries, self._valid)
         seconds = time.perf_counter() - start
@@ -318,6 +329,7 @@ class StackedTraining:
         self.stack.keep(index)
         self.objective.keep(index)
         self.steps.keep(index)
+        self.averages.keep(index)
         self.decay = self.decay.index_select(0, index)
         if self._best is not None:
             self._best = {name: t.index_select(0, index) for name, t in self._best.items()}
@@ -425,8 +437,8 @@ class Footprint:
     Attributes
     ----------
     touched : int
-        By a step: weights, gradients, two moments of the optimiser, and what the forward pass
-        keeps.
+        By a step: weights, gradients, two moments of the optimiser, the average of the weights,
+        and what the forward pass keeps.
     held : int
         At most, from its first step until it is scored: also the best weights so far, the steps of
         a learning rate of its own, the weights as they are taken and as its estimator has them;
@@ -471,5 +483,5 @@ def footprint(
     outputs = sum(len(group.tasks) * group.n_outputs for group in network.groups)
     predicted = n_valid * (outputs + batch[1].shape[-1]) * batch[1].element_size()
     # Three of what is read and predicted: as found, as put together, as spread over the stack.
-    held = 8 * weights + 3 * activations + 3 * (sum(t.nbytes for t in given) + predicted)
-    return Footprint(4 * weights + activations, held)
+    held = 9 * weights + 3 * activations + 3 * (sum(t.nbytes for t in given) + predicted)
+    return Footprint(5 * weights + activations, held)

@@ -14,6 +14,7 @@ from skorch.callbacks import Callback
 from torch import Tensor
 
 from sk_mtl._support import Stream
+from sk_mtl.averages import Averages
 from sk_mtl.batches import Batches, TaskData
 from sk_mtl.callbacks import StopTraining
 from sk_mtl.objective import encoded_scores
@@ -41,6 +42,8 @@ class MultiTaskNet(NeuralNet):
         L2 penalty on the weights of linear layers, per batch; one a task, where tasks share
         nothing. A task's own layers are penalised
         in proportion to the task's share of the user's weights.
+    ema_decay : float, default=0.0
+        See :class:`~sk_mtl.averages.Averages`.
     shuffle : Stream or None, default=None
         Where permutations of the rows come from.
     **kwargs
@@ -59,6 +62,7 @@ class MultiTaskNet(NeuralNet):
         *,
         task_names: Sequence[str] = (),
         decay: float | Tensor = 0.0,
+        ema_decay: float = 0.0,
         shuffle: Stream | None = None,
         **kwargs: Any,
     ) -> None:
@@ -66,6 +70,7 @@ class MultiTaskNet(NeuralNet):
         self._parts: tuple[Any, Any] | None = (module, criterion)
         self.task_names = task_names
         self.decay = decay
+        self.ema_decay = ema_decay
         self.shuffle = shuffle
 
     # What skorch asks of a net ------------------------------------------------------------
@@ -156,6 +161,7 @@ class MultiTaskNet(NeuralNet):
         self._hooks = self._batch_hooks()
         self._penalty: Penalties | None = Penalties(self.module_, self.criterion_, self.decay)
         self._parameters = [p for _, p in self.get_all_learnable_params()]
+        self._averages = Averages(self._parameters, self.ema_decay)
         self._watched = not all(getattr(c, "reads_history_only", False) for _, c in self.callbacks_)
         self._lowest = {
             prefix: min(
@@ -168,7 +174,9 @@ class MultiTaskNet(NeuralNet):
             for _ in range(self.max_epochs if epochs is None else epochs):
                 self.notify("on_epoch_begin", **datasets)
                 start = time.perf_counter()
+                self._averages.exchange(averaged=False)
                 self._run_epoch(train, training=True)
+                self._averages.exchange(averaged=True)
                 if valid is not None:
                     self._run_epoch(valid, training=False)
                 if self._watched:
@@ -181,6 +189,7 @@ class MultiTaskNet(NeuralNet):
             self.interrupted_ = not self.stopped_by_callback_
             raise StopTraining from None
         finally:
+            self._averages.exchange(averaged=True)
             self._set_mode(training=False)
         return self
 
@@ -273,6 +282,7 @@ class MultiTaskNet(NeuralNet):
                 training=True,
             )
         self.optimizer_.step()
+        self._averages.update()
         look_back(self.module_, self.criterion_, batch, complete=complete)
         return detached, weights, mass, outputs
 
@@ -310,6 +320,7 @@ class MultiTaskNet(NeuralNet):
         The optimiser's memory, twice the size of the weights, stays for ``partial_fit``.
         """
         self._penalty, self._parameters = None, []
+        self._averages = Averages([], 0.0)
         for epoch in self.history:
             epoch.pop("batches", None)
 
@@ -317,9 +328,9 @@ class MultiTaskNet(NeuralNet):
 def _evaluate(function: Any, X: Tensor, device: torch.device) -> tuple[Tensor, ...]:
     """Apply a function to chunks of rows that fit the cache; join its outputs on the CPU."""
     with torch.inference_mode():
-        if len(X) <= ROWS_AT_ONCE:
-            return tuple(out.cpu() for out in function(X.to(device)))
         chunks = [function(rows.to(device)) for rows in X.split(ROWS_AT_ONCE)]
+        if len(chunks) == 1:
+            return tuple(out.cpu() for out in chunks[0])
         return tuple(
             torch.cat([c.cpu() for c in part], dim=-2) for part in zip(*chunks, strict=True)
         )

@@ -90,6 +90,16 @@ def _is_classification(view: TaskView) -> bool:
     return view._classes() is not None
 
 
+def _has_sets(view: TaskView) -> bool:
+    """Whether sets of classes can be had of the view's task."""
+    return _is_classification(view) and hasattr(view.estimator, "predict_set")
+
+
+def _has_intervals(view: TaskView) -> bool:
+    """Whether intervals can be had of the view's task."""
+    return not _is_classification(view) and hasattr(view.estimator, "predict_interval")
+
+
 class TaskView(BaseEstimator):
     """One task of a fitted multi-task estimator as a plain single-task estimator.
 
@@ -244,6 +254,43 @@ class TaskView(BaseEstimator):
             Log-probabilities, in the order of ``classes_``.
         """
         return self._of_task(self.estimator.predict_log_proba(X))
+
+    @available_if(_has_intervals)
+    def predict_interval(self, X: Any, coverage: float = 0.9) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Predict intervals that hold the task's amounts with a given probability.
+
+        Parameters
+        ----------
+        X : array-like or frame of shape (n_samples, n_features)
+            Rows.
+        coverage : float, default=0.9
+            Share of amounts that shall lie in their intervals.
+
+        Returns
+        -------
+        lower, upper : ndarray of shape (n_samples,)
+            See the estimator's ``predict_interval``.
+        """
+        lower, upper = self.estimator.predict_interval(X, coverage=coverage)
+        return self._column(lower), self._column(upper)
+
+    @available_if(_has_sets)
+    def predict_set(self, X: Any, coverage: float = 0.9) -> NDArray[np.bool_]:
+        """Predict sets of classes that hold the task's label with a given probability.
+
+        Parameters
+        ----------
+        X : array-like or frame of shape (n_samples, n_features)
+            Rows.
+        coverage : float, default=0.9
+            Share of labels that shall lie in their sets.
+
+        Returns
+        -------
+        ndarray of bool of shape (n_samples, n_classes)
+            Whether a class is in the set; see the estimator's ``predict_set``.
+        """
+        return self._of_task(self.estimator.predict_set(X, coverage=coverage))
 
     def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Return the accuracy (classification) or R² (regression) of the task.

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from plain import plain
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sk_mtl import MultiTaskClassifier
@@ -138,7 +139,7 @@ def model_of(trunk="shared_bottom", **params):
         "task_dependencies": FUNNEL,
         "random_state": 0,
     }
-    return MultiTaskClassifier(trunk, **(defaults | params))
+    return plain(MultiTaskClassifier, trunk, **(defaults | params))
 
 
 def positive(model, X):

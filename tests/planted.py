@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from plain import plain
 
 from sk_mtl import MultiTaskRegressor
 
@@ -36,4 +37,4 @@ def contested(**params):
         "batch_size": 50,
         "tol": 0.0,
     }
-    return MultiTaskRegressor(**(defaults | params))
+    return plain(MultiTaskRegressor, **(defaults | params))

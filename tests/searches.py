@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from plain import plain
 from sklearn.base import clone
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import GridSearchCV, KFold
@@ -63,15 +64,15 @@ Y = LABELS["mixed"]
 
 
 def classifier(**params):
-    return MultiTaskClassifier(**(SMALL | params))
+    return plain(MultiTaskClassifier, **(SMALL | params))
 
 
 def regressor(**params):
-    return MultiTaskRegressor(**(SMALL | params))
+    return plain(MultiTaskRegressor, **(SMALL | params))
 
 
 def mixed(**params):
-    return MultiTaskEstimator(**(SMALL | {"tasks": TASKS} | params))
+    return plain(MultiTaskEstimator, **(SMALL | {"tasks": TASKS} | params))
 
 
 def pipe(scale=None, **params):
@@ -162,6 +163,6 @@ def fitted_names(search):
 def refit_fails():
     """Folds that leave the last row out, in which all rows cannot be fitted on."""
     broken = X.copy()
-    broken[-1] = np.nan
+    broken[-1] = np.inf
     rows = np.arange(N - 1)
     return broken, [(rows[:60], rows[60:]), (rows[40:], rows[:40])]

@@ -6,6 +6,7 @@ import copy
 
 import numpy as np
 import torch
+from plain import plain
 from sklearn.base import clone
 from torch.nn import functional as F
 
@@ -172,7 +173,7 @@ def estimator(trunk="shared_bottom", **params):
         "max_iter": 5,
         "random_state": 0,
     }
-    return MultiTaskEstimator(trunk, **(defaults | params))
+    return plain(MultiTaskEstimator, trunk, **(defaults | params))
 
 
 def open_stack(models, data):

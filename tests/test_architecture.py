@@ -18,8 +18,12 @@ FAMILIES = {
     "losses": "LOSSES",
     "weighting": "WEIGHTINGS",
     "penalties": "PENALTIES",
+    "embeddings": "EMBEDDINGS",
 }
-SHARED = {"_base", "_adam", "_gramian", "_solvers", "_streams", "_torchjd"}  # of several methods
+SHARED = {
+    *("_base", "_adam", "_gramian", "_solvers", "_streams", "_torchjd"),  # of several methods
+    *("_inputs", "_bins"),
+}
 MAX_FILE, MAX_BODY = 500, 60
 TOP = "__init__"  # `from sk_mtl import ...` is for users; it stands above all layers
 

@@ -14,6 +14,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from plain import plain
 from scipy import sparse
 from skorch.callbacks import Callback, EarlyStopping
 
@@ -42,15 +43,15 @@ ALL = slice(None)
 
 
 def clf(**params):
-    return MultiTaskClassifier(**{"hidden_layer_sizes": (4,), "max_iter": 2, **params})
+    return plain(MultiTaskClassifier, **{"hidden_layer_sizes": (4,), "max_iter": 2, **params})
 
 
 def reg(**params):
-    return MultiTaskRegressor(**{"hidden_layer_sizes": (4,), "max_iter": 2, **params})
+    return plain(MultiTaskRegressor, **{"hidden_layer_sizes": (4,), "max_iter": 2, **params})
 
 
 def mix(**params):
-    return MultiTaskEstimator(**{"hidden_layer_sizes": (4,), "max_iter": 2, **params})
+    return plain(MultiTaskEstimator, **{"hidden_layer_sizes": (4,), "max_iter": 2, **params})
 
 
 def put(array, where, value):
@@ -101,20 +102,44 @@ bad("X 3-D", lambda: clf().fit(X[None], Y), "^Found array with dim 3, while dim 
 bad("X empty", lambda: clf().fit(X[:0], Y[:0]), r"^Found array with 0 sample\(s\)")
 bad("X without columns", lambda: clf().fit(X[:, :0], Y), r"^Found array with 0 feature\(s\)")
 bad("X infinite", lambda: clf().fit(put(X, (0, 0), np.inf), Y), "^Input X contains infinity")
-bad("X NaN", lambda: clf().fit(put(X, (0, 0), np.nan), Y), r"^Input X contains NaN\.")
-bad("X strings", lambda: clf().fit(put(X, 0, "red"), Y), "could not convert string to float: 'red'")
-bad("X complex", lambda: clf().fit(X + 1j, Y), "^Complex data not supported")
+TEXT = (
+    "Got strings such as 'red' in column {}, expected numbers. Pass categorical_features=[{}] if "
+    "they are categories (with from_dtype a frame's columns of strings are), or convert them."
+)
+bad("X strings", lambda: clf().fit(put(X, (ALL, 1), "red"), Y), TEXT.format(1, 1))
 bad(
-    "X sparse",
-    lambda: clf().fit(sparse.csr_array(X), Y),
-    "^Sparse data was passed for X, but dense data is required. Use '.toarray",
-    TypeError,
+    "X strings in a frame",
+    lambda: clf(categorical_features=None).fit(frame(X, "a", "b", "c").assign(b="red"), Y),
+    TEXT.format("'b'", "'b'"),
 )
 bad(
-    "X masked",
-    lambda: clf().fit(np.ma.masked_array(X, X > 1), Y),
-    "Input X contains NaN: got masked cells, expected a value in each. Fill them, for instance "
-    "with X.filled(0), or impute them.",
+    "X strings beside numbers",
+    lambda: clf().fit(frame(put(X, (0, 1), "red"), "a", "b", "c"), Y),
+    "Got strings beside numbers in column 'b', expected one or the other. Convert it, or name the "
+    "categories in categorical_features.",
+)
+bad(
+    "X dates",
+    lambda: clf().fit(frame(X, "a", "b", "c").assign(b=pd.Timestamp("2026-01-01")), Y),
+    "^Got dates \\(dtype datetime64\\[\\w+\\]\\) in column 'b', expected numbers or categories",
+)
+bad("X complex", lambda: clf().fit(X + 1j, Y), "^Complex data not supported")
+bad(
+    "X sparse, NaN",
+    lambda: clf().fit(sparse.csr_array(put(X, (0, 0), np.nan)), Y),
+    "Input X contains NaN: got missing cells in a sparse matrix, expected a number in each that is "
+    "stored. Impute them, or pass X.toarray().",
+)
+bad(
+    "X sparse, infinite",
+    lambda: clf().fit(sparse.csr_array(put(X, (0, 0), np.inf)), Y),
+    "^Input X contains infinity",
+)
+bad(
+    "X sparse, with categories",
+    lambda: clf(categorical_features=[0]).fit(sparse.csr_array(X), Y),
+    "Got a sparse X (csr_array) with 1 columns of categories, expected a dense one. Pass "
+    "X.toarray() or a frame.",
 )
 bad("X columns twice", lambda: clf().fit(frame(X, "a", "a", "b"), Y), "^Expected unique column nam")
 bad(
@@ -792,7 +817,16 @@ for name in ("predict", "predict_proba", "predict_log_proba", "decision_function
     )
 bad("score before fit", lambda: clf().score(X, Y), "^This MultiTaskClassifier instance is not fit")
 bad("predict, features", then(fitted, lambda e: e.predict(X[:, :2])), FEATURES)
-bad("predict, NaN", then(fitted, lambda e: e.predict(put(X, 0, np.nan))), "^Input X contains NaN")
+bad(
+    "predict, infinite",
+    then(fitted, lambda e: e.predict(put(X, 0, np.inf))),
+    "^Input X contains inf",
+)
+bad(
+    "predict, strings",
+    then(fitted, lambda e: e.predict(put(X, (ALL, 1), "red"))),
+    TEXT.format(1, 1),
+)
 bad("predict, no row", then(fitted, lambda e: e.predict(X[:0])), r"^Found array with 0 sample\(s\)")
 bad("predict, 1-D", then(fitted, lambda e: e.predict(X[0])), "^Expected 2D array, got 1D array")
 bad(
@@ -944,6 +978,33 @@ def test_task_with_one_class_warns_and_leaves_the_others_alone():
     assert model.classes_[1].tolist() == [1]
 
 
+@pytest.mark.parametrize("params", [{}, {"scaling": "robust", "embedding": "piecewise_linear"}])
+def test_missing_cells_of_x_are_accepted(params):
+    gaps = put(X, (slice(None, None, 3), 0), np.nan)
+    model = clf(**params).fit(gaps, Y, X_val=put(X, 1, np.nan), y_val=Y)
+    assert all(np.isfinite(p).all() for p in model.predict_proba(put(X, 2, np.nan)))
+    assert np.isfinite(clf(**params).partial_fit(gaps, Y, classes=[0, 1]).transform(gaps)).all()
+    full = clf(**params).fit(X, Y)  # gaps that come later
+    assert all(np.isfinite(p).all() for p in full.predict_proba(gaps))
+
+
+def test_masked_cells_are_missing():
+    masked = np.ma.masked_array(X, X > 1)
+    model = clf(random_state=0).fit(masked, Y)
+    gaps = np.where(X > 1, np.nan, X)
+    np.testing.assert_array_equal(model.predict(masked), model.predict(gaps))
+    twin = clf(random_state=0).fit(gaps, Y)
+    np.testing.assert_array_equal(twin.transform(gaps), model.transform(masked))
+    whole = clf(random_state=0).fit(X, Y)  # negative control
+    assert not np.allclose(whole.transform(X), model.transform(masked))
+
+
+def test_sparse_x_is_accepted():
+    for matrix in (sparse.csr_array(X), sparse.csc_matrix(X)):
+        model = clf().fit(matrix, Y)
+        assert model.predict(matrix).shape == model.predict(X).shape == (N, 2)
+
+
 def test_constant_columns_are_accepted():
     constant = np.column_stack([X, np.full(N, 7.0)])
     assert np.isfinite(reg().fit(constant, R).predict(constant)).all()
@@ -971,7 +1032,10 @@ class Broken(Callback):
 FAILING_REFITS = {
     "a callback": lambda e: e.set_params(callbacks=[Broken()]).fit(X, Y),
     "a callback, warm": lambda e: e.set_params(callbacks=[Broken()], warm_start=True).fit(X, Y3),
-    "other features": lambda e: e.fit(put(X[:, :2], (0, 0), np.nan), Y[:, 0]),
+    "other features": lambda e: e.fit(put(X[:, :2], (0, 0), np.inf), Y[:, 0]),
+    "other categories": lambda e: e.set_params(categorical_features=[1]).fit(X, put(Y, 0, np.inf)),
+    "n_members": lambda e: e.set_params(n_members=0).fit(X, Y),
+    "n_members, warm": lambda e: e.set_params(n_members=2, warm_start=True).fit(X, Y3),
     "infinite": lambda e: e.fit(X, put(Y, (0, 0), np.inf)),
     "task_weights": lambda e: e.set_params(task_weights=[1, 2, 3]).fit(X, Y3[:, ::-1]),
     "class_weight": lambda e: e.set_params(class_weight=["even", None]).fit(X, Y3[:, ::-1]),
@@ -990,18 +1054,20 @@ FAILING_REFITS = {
 }
 
 
+@pytest.mark.parametrize("n_members", [1, 3])
 @pytest.mark.parametrize("name", FAILING_REFITS)
 @pytest.mark.filterwarnings("ignore:overflow")
-def test_failing_refit_leaves_the_fitted_estimator_as_it_was(name):
-    model = clf(random_state=0, max_iter=3).fit(frame(X, "a", "b", "c").to_numpy(), Y3)
+def test_failing_refit_leaves_the_fitted_estimator_as_it_was(name, n_members):
+    model = clf(random_state=0, max_iter=3, n_members=n_members).fit(X, Y3)
     before, proba = dict(vars(model)), model.predict_proba(X)
-    n_epochs = len(model.net_.history)
+    nets = [member.net_ for member in getattr(model, "estimators_", [model])]
+    n_epochs = [len(net.history) for net in nets]
     with pytest.raises((ValueError, TypeError)):
         FAILING_REFITS[name](model)
     fitted = [key for key in before if key.endswith("_")]
     assert all(vars(model)[key] is before[key] for key in fitted)
     assert set(vars(model)) == set(before)
-    assert len(model.net_.history) == n_epochs == model.n_iter_
+    assert [len(net.history) for net in nets] == n_epochs == [model.n_iter_] * n_members
     for p, q in zip(model.predict_proba(X), proba, strict=True):
         np.testing.assert_array_equal(p, q)
 

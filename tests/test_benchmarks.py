@@ -63,8 +63,26 @@ SUMMARY = {
     "p",
     "p_adjusted",
 }
-KEYS = {"memory": MEMORY, "search": SEARCH, "balance_quality": QUALITY}
-WITHOUT_RATIOS = {"memory", "balance_quality"}
+BESIDE = {
+    "case",
+    "fold",
+    "contender",
+    "made_by",
+    "cell",
+    "protocol",
+    "score",
+    "task_scores",
+    "squares",
+    "calibration",
+    "fit_cpu",
+    "predict_cpu",
+    "wall",
+    "n_train",
+    "n_test",
+    "threads",
+}
+KEYS = {"memory": MEMORY, "search": SEARCH, "balance_quality": QUALITY, "quality": BESIDE}
+WITHOUT_RATIOS = {"memory", "balance_quality", "quality"}
 RATIO = {
     "case",
     "ours",
@@ -131,7 +149,7 @@ def test_readme_lists_every_script_and_every_key():
     assert SCRIPTS
     for name in SCRIPTS:
         assert f"bench_{name}.py" in readme
-    for key in HEAD | TIMES | MEMORY | SEARCH | RATIO | QUALITY | SUMMARY | {"summary"}:
+    for key in HEAD | TIMES | MEMORY | SEARCH | RATIO | QUALITY | BESIDE | SUMMARY | {"summary"}:
         assert f"`{key}`" in readme
 
 

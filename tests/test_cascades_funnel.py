@@ -10,6 +10,7 @@ import pytest
 import torch
 from chains import FUNNEL, NAMES, NAN, as_observed, every_trunk, model_of, positive, shop
 from numpy.testing import assert_allclose, assert_array_equal
+from plain import plain
 from searches import FOLDS, check_equal
 from sklearn.base import clone
 from sklearn.metrics import log_loss
@@ -438,7 +439,8 @@ def test_classes_of_words():
 def test_beside_an_amount():
     X, Y, _ = shop()
     seen = as_observed(Y).assign(price=5 * X[:, 3] + 20)
-    model = MultiTaskEstimator(
+    model = plain(
+        MultiTaskEstimator,
         tasks=dict.fromkeys(NAMES, "classification") | {"price": "regression"},
         task_dependencies=FUNNEL,
         hidden_layer_sizes=(8,),

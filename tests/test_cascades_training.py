@@ -9,6 +9,7 @@ import pytest
 import torch
 from chains import NAN, both_ways, every_trunk, model_of, shop, slow_outputs
 from numpy.testing import assert_allclose, assert_array_equal
+from plain import plain
 from searches import check_equal, grid_search, mixed
 from sklearn.base import clone
 from stacks import estimator, fit_alone, fit_stack, open_stack, plain_loss, raw, table, weights
@@ -106,7 +107,8 @@ def test_a_child_that_follows_from_its_parent_is_learned_better(seed):
     X_new, _, child = planted(100 + seed, 2000)
 
     def accuracy(dependencies):
-        model = MultiTaskClassifier(
+        model = plain(
+            MultiTaskClassifier,
             hidden_layer_sizes=(),
             head_hidden_layer_sizes=(16,),
             learning_rate_init=0.03,

@@ -12,6 +12,7 @@ import runpy
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from docstrings import entries, parameters, sections
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -68,7 +69,9 @@ WITH_EXAMPLES = [*ESTIMATORS, *TRUNKS.values(), *LOSSES.values(), *WEIGHTINGS.va
 
 def shown(default: str) -> str:
     """Return how Python shows a default that a docstring spells out."""
-    return "nan" if default == "numpy.nan" else repr(ast.literal_eval(default))
+    if "numpy." in default:
+        return repr(eval(default, {"numpy": np}))
+    return repr(ast.literal_eval(default))
 
 
 def misdescribed_defaults(thing: object) -> dict[str, tuple[str | None, object]]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from fakes import Recorder
 from numpy.testing import assert_allclose, assert_array_equal
+from plain import plain
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch import nn
@@ -83,7 +84,7 @@ def test_no_hidden_layer_and_one_task_is_logistic_regression(alpha, weighted, ta
     X, Y = table
     y = Y[:, task]
     weight = np.random.default_rng(0).integers(1, 4, size=90) if weighted else None
-    ours = MultiTaskClassifier(alpha=alpha, **DESCENT).fit(X, y, weight)
+    ours = plain(MultiTaskClassifier, alpha=alpha, **DESCENT).fit(X, y, weight)
     theirs = LogisticRegression(C=1 / alpha, tol=1e-10, max_iter=1000).fit(X, y, weight)
     assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=0, atol=1e-6)
     output = ours.net_.module_.heads[0].output
@@ -103,7 +104,7 @@ def test_no_hidden_layer_and_one_task_is_ridge(alpha, weighted, task, table):
     X, Y = table
     y = Y[:, task]
     weight = np.random.default_rng(0).integers(1, 4, size=90) if weighted else None
-    ours = MultiTaskRegressor(alpha=alpha, **DESCENT | {"learning_rate_init": 0.1}).fit(
+    ours = plain(MultiTaskRegressor, alpha=alpha, **DESCENT | {"learning_rate_init": 0.1}).fit(
         X, y, weight
     )
     theirs = Ridge(alpha=alpha).fit(X, y, weight)
@@ -114,8 +115,12 @@ def test_no_hidden_layer_and_one_task_is_ridge(alpha, weighted, task, table):
 
 def test_linear_single_task_networks_are_one_linear_model_a_task(table):
     X, Y = table
-    ours = MultiTaskEstimator(
-        "single_task", tasks=KINDS, alpha=1.0, **DESCENT | {"learning_rate_init": 0.1}
+    ours = plain(
+        MultiTaskEstimator,
+        "single_task",
+        tasks=KINDS,
+        alpha=1.0,
+        **DESCENT | {"learning_rate_init": 0.1},
     ).fit(X, Y)
     predicted, p = ours.predict(X), ours.predict_proba(X)
     for task in range(4):
@@ -206,7 +211,8 @@ def test_shared_bottom_is_a_plain_torch_loop_step_by_step(solver, data, request)
     X, Y = request.getfixturevalue(data)
     rows = ~np.isnan(Y).all(axis=1)
     task_weights, alpha, batch_size = [1.0, 0.5, 2.0, 1.0], 0.5, 32
-    model = MultiTaskEstimator(
+    model = plain(
+        MultiTaskEstimator,
         tasks=KINDS,
         hidden_layer_sizes=(8, 6),
         head_hidden_layer_sizes=(4,),
@@ -258,7 +264,7 @@ NETWORK = {
 def separate_fits(X, Y, **params):
     """One ordinary fit a task; predictions side by side, probabilities in a list."""
     models = [
-        MultiTaskEstimator(tasks=[kind], **NETWORK | params).fit(X, Y[:, t])
+        plain(MultiTaskEstimator, tasks=[kind], **NETWORK | params).fit(X, Y[:, t])
         for t, kind in enumerate(KINDS)
     ]
     p = [m.predict_proba(X) if m.task_types_[0] != "regression" else None for m in models]
@@ -287,7 +293,7 @@ VARIANTS = {
 def test_single_task_equals_separate_fits(variant, table):
     X, Y = table
     params = VARIANTS[variant]
-    model = MultiTaskEstimator("single_task", tasks=KINDS, **NETWORK | params).fit(X, Y)
+    model = plain(MultiTaskEstimator, "single_task", tasks=KINDS, **NETWORK | params).fit(X, Y)
     predicted, p = separate_fits(X, Y, **params)
     assert_same_fits(model, X, predicted, p, tolerance=1e-10)
     # Negative controls: another seed is another fit, and so is a shared trunk.
@@ -302,7 +308,7 @@ def test_single_task_equals_separate_fits_with_missing_labels(solver, alpha, hol
     """In a full batch: a separate fit makes its batches of its own rows alone."""
     X, Y = holes
     params = NETWORK | {"alpha": alpha, "solver": solver}
-    model = MultiTaskEstimator("single_task", tasks=KINDS, **params).fit(X, Y)
+    model = plain(MultiTaskEstimator, "single_task", tasks=KINDS, **params).fit(X, Y)
     predicted, p = separate_fits(X, Y, alpha=alpha, solver=solver)
     assert_same_fits(model, X, predicted, p, tolerance=1e-9)
 
@@ -317,7 +323,7 @@ def test_sample_weights_equal_repetition(trunk, table):
     X, Y = table
     X, Y = X[:40], Y[:40]
     times = np.random.default_rng(0).integers(0, 4, size=40)
-    model = MultiTaskEstimator(trunk, tasks=KINDS, alpha=1.0, **NETWORK)
+    model = plain(MultiTaskEstimator, trunk, tasks=KINDS, alpha=1.0, **NETWORK)
     weighted = parameters(clone(model).fit(X, Y, sample_weight=times))
     repeated = parameters(clone(model).fit(X.repeat(times, axis=0), Y.repeat(times, axis=0)))
     assert_allclose(weighted, repeated, rtol=0, atol=1e-10)
@@ -335,7 +341,7 @@ def test_weights_a_task_equal_repetition_of_the_tasks_labels(trunk, table):
         alone[task] = Y[row, task]
         rows += [X[row]] * times[row, task]
         labels += [alone] * times[row, task]
-    model = MultiTaskEstimator(trunk, tasks=KINDS, alpha=1.0, **NETWORK)
+    model = plain(MultiTaskEstimator, trunk, tasks=KINDS, alpha=1.0, **NETWORK)
     weighted = parameters(clone(model).fit(X, Y, sample_weight=times))
     repeated = parameters(clone(model).fit(np.array(rows), np.array(labels)))
     assert_allclose(weighted, repeated, rtol=0, atol=1e-10)
@@ -348,7 +354,7 @@ def test_a_row_without_any_label_is_absent_to_the_last_bit(trunk, batch_size, ho
     X, Y = holes
     useful = ~np.isnan(Y).all(axis=1)
     assert not useful.all()
-    model = MultiTaskEstimator(trunk, tasks=KINDS, **NETWORK | {"batch_size": batch_size})
+    model = plain(MultiTaskEstimator, trunk, tasks=KINDS, **NETWORK | {"batch_size": batch_size})
     with_rows = clone(model).fit(X, Y)
     without = clone(model).fit(X[useful], Y[useful])
     assert_array_equal(parameters(with_rows), parameters(without))
@@ -364,7 +370,7 @@ def test_what_weighs_nothing_is_missing_to_the_last_bit(zero, table):
     weight[np.random.default_rng(0).random(Y.shape) < 0.3] = 0
     if zero == "row":
         weight = weight[:, :1].repeat(4, axis=1)
-    model = MultiTaskEstimator(tasks=KINDS, **NETWORK)
+    model = plain(MultiTaskEstimator, tasks=KINDS, **NETWORK)
     weighted = clone(model).fit(X, Y, sample_weight=weight)
     missing = clone(model).fit(X, np.where(weight > 0, Y, NAN), sample_weight=np.ones(Y.shape))
     assert_array_equal(parameters(weighted), parameters(missing))
@@ -374,7 +380,7 @@ def test_what_weighs_nothing_is_missing_to_the_last_bit(zero, table):
 def test_one_task_does_not_see_its_unlabelled_rows_to_the_last_bit(task, holes):
     X, Y = holes
     known = ~np.isnan(Y[:, task])
-    model = MultiTaskEstimator(tasks=[KINDS[task]], **NETWORK | {"batch_size": 16})
+    model = plain(MultiTaskEstimator, tasks=[KINDS[task]], **NETWORK | {"batch_size": 16})
     assert_array_equal(
         clone(model).fit(X, Y[:, task]).predict(X),
         clone(model).fit(X[known], Y[known, task]).predict(X),
@@ -389,7 +395,7 @@ def test_the_features_of_a_row_do_not_reach_a_task_that_lacks_its_label(trunk, h
     """
     X, Y = holes
     params = {"task_weights": [0, 0, 1, 0], "alpha": 0.0, "batch_size": 16}
-    model = MultiTaskEstimator(trunk, tasks=KINDS, **NETWORK | params)
+    model = plain(MultiTaskEstimator, trunk, tasks=KINDS, **NETWORK | params)
     changed = X.copy()
     lacking = np.isnan(Y[:, 2]) & ~np.isnan(Y).all(axis=1)
     changed[lacking] += 3.0
@@ -464,7 +470,9 @@ def test_a_stack_is_trained_as_separate_networks_are(trunk, holes):
 
 def test_heads_of_different_widths_are_not_padded(table):
     X, Y = table
-    model = MultiTaskEstimator(tasks=KINDS, hidden_layer_sizes=(6,), max_iter=1, **EXACT).fit(X, Y)
+    model = plain(
+        MultiTaskEstimator, tasks=KINDS, hidden_layer_sizes=(6,), max_iter=1, **EXACT
+    ).fit(X, Y)
     widths = [1, 3, 1, 1]  # raw outputs of two classes, three classes, and amounts
     n_head_parameters = sum(p.numel() for p in model.net_.module_.heads.parameters())
     assert n_head_parameters == sum(width * (6 + 1) for width in widths)

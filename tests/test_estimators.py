@@ -7,6 +7,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
+from plain import plain
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import r2_score
 from skorch.callbacks import Callback
@@ -33,11 +34,11 @@ SMALL = {"hidden_layer_sizes": (5,), "max_iter": 4, "random_state": 0, "batch_si
 
 
 def clf(**params):
-    return MultiTaskClassifier(**{**SMALL, **params})
+    return plain(MultiTaskClassifier, **{**SMALL, **params})
 
 
 def reg(**params):
-    return MultiTaskRegressor(**{**SMALL, **params})
+    return plain(MultiTaskRegressor, **{**SMALL, **params})
 
 
 def outputs(model):
@@ -95,9 +96,13 @@ STOPPING = {"early_stopping": True, "validation_fraction": 0.3, "max_iter": 60, 
 FAST = {"learning_rate_init": 0.1, "n_iter_no_change": 2}
 SGD = {"solver": "sgd", "learning_rate_init": 0.05}
 
-# parameter: (value that differs from the default, the other parameters that it needs)
+# parameter: (value that differs from that of a plain network, the other parameters that it needs)
 CHANGES = {
     "trunk": ("mmoe", {}),
+    "scaling": ("standard", {}),
+    "embedding": ("periodic", {}),
+    "linear_path": (True, {"early_stopping": True}),
+    "n_members": (2, {}),
     "hidden_layer_sizes": ((6,), {}),
     "head_hidden_layer_sizes": ((3,), {}),
     "activation": ("tanh", {}),
@@ -113,6 +118,7 @@ CHANGES = {
     "learning_rate_init": (0.01, {}),
     "momentum": (0.5, SGD),
     "nesterovs_momentum": (False, SGD),
+    "ema_decay": (0.9, {}),
     "max_iter": (5, {}),
     "shuffle": (False, {}),
     "random_state": (1, {}),
@@ -127,6 +133,8 @@ CHANGES = {
 }
 # parameter: where it is shown to count instead
 ELSEWHERE = {
+    "categorical_features": "test_categories.py",
+    "calibrate": "test_uncertainty_calibration.py",
     "penalty": "test_penalties_training.py",
     "tasks": "test_type_of_a_task_can_be_given",
     "verbose": "test_verbose_prints_a_line_an_epoch",
@@ -181,8 +189,10 @@ def test_verbose_prints_a_line_an_epoch(capsys):
 
 def test_type_of_a_task_can_be_given():
     counts = np.column_stack([Y[:, 0], Y[:, 1]])
-    guessed = MultiTaskEstimator(**SMALL).fit(X, counts)
-    given = MultiTaskEstimator(**SMALL, tasks=["classification", "regression"]).fit(X, counts)
+    guessed = plain(MultiTaskEstimator, **SMALL).fit(X, counts)
+    given = plain(MultiTaskEstimator, **SMALL, tasks=["classification", "regression"]).fit(
+        X, counts
+    )
     assert guessed.task_types_ == ["binary", "multiclass"]
     assert given.task_types_ == ["binary", "regression"]
     assert given.classes_[1] is None

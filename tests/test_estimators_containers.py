@@ -8,6 +8,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
+from plain import plain
 from sklearn.base import clone
 
 from sk_mtl import MultiTaskClassifier, MultiTaskEstimator, MultiTaskRegressor
@@ -33,15 +34,15 @@ SMALL = {"hidden_layer_sizes": (5,), "max_iter": 3, "random_state": 0}
 
 
 def clf(**params):
-    return MultiTaskClassifier(**{**SMALL, **params})
+    return plain(MultiTaskClassifier, **{**SMALL, **params})
 
 
 def reg(**params):
-    return MultiTaskRegressor(**{**SMALL, **params})
+    return plain(MultiTaskRegressor, **{**SMALL, **params})
 
 
 def mix(**params):
-    return MultiTaskEstimator(**{**SMALL, **params})
+    return plain(MultiTaskEstimator, **{**SMALL, **params})
 
 
 def probabilities(model, X=X):

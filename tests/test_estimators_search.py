@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from plain import plain
 from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import (
@@ -40,7 +41,7 @@ SMALL = {"hidden_layer_sizes": (4,), "max_iter": 3, "random_state": 0, "learning
 
 
 def clf(**params):
-    return MultiTaskClassifier(**{**SMALL, **params})
+    return plain(MultiTaskClassifier, **{**SMALL, **params})
 
 
 def pipe(**params):
@@ -99,7 +100,7 @@ def test_cross_validate_with_missing_labels():
     ):
         assert score == model.score(X[test], Y[test])
         assert np.array_equal(model.predict(X), pipe().fit(X[train], Y[train]).predict(X))
-    mixed = MultiTaskEstimator(**SMALL)
+    mixed = plain(MultiTaskEstimator, **SMALL)
     assert np.isfinite(cross_val_score(mixed, Z, Y, cv=3, error_score="raise")).all()
 
 
@@ -279,5 +280,5 @@ def test_callbacks_inside_search_and_pipeline():
 
 def test_regressor_is_told_too():
     recorder = Recorder()
-    MultiTaskRegressor(**SMALL).set_callbacks(recorder).fit(Z, R)
+    plain(MultiTaskRegressor, **SMALL).set_callbacks(recorder).fit(Z, R)
     assert len(recorder.epochs) == 3

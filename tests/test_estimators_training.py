@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from plain import plain
 from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import (
     Callback,
@@ -40,11 +41,11 @@ OVERFIT = {"max_iter": 40, "learning_rate_init": 0.05, "n_iter_no_change": np.in
 
 
 def clf(**params):
-    return MultiTaskClassifier(**{**SMALL, **params})
+    return plain(MultiTaskClassifier, **{**SMALL, **params})
 
 
 def reg(**params):
-    return MultiTaskRegressor(**{**SMALL, **params})
+    return plain(MultiTaskRegressor, **{**SMALL, **params})
 
 
 def weights(model):
@@ -514,13 +515,13 @@ def test_partial_fit_goes_on_after_fit_and_in_another_type():
 
 def test_estimator_of_mixed_tasks_learns_in_parts():
     y = np.column_stack([Y[:, 0], R[:, 0]])
-    model = MultiTaskEstimator(**SMALL).partial_fit(X, y)
+    model = plain(MultiTaskEstimator, **SMALL).partial_fit(X, y)
     assert model.partial_fit(X, y).task_types_ == ["binary", "regression"]
     assert [None if c is None else c.tolist() for c in model.classes_] == [[0, 1], None]
 
 
 def test_refit_with_other_tasks_forgets_the_earlier_ones():
-    model = MultiTaskEstimator(**SMALL).fit(X, Y)
+    model = plain(MultiTaskEstimator, **SMALL).fit(X, Y)
     assert hasattr(model, "predict_proba")
     model.fit(X, R)
     assert not hasattr(model, "classes_")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from plain import plain
 from sklearn.base import clone
 
 from sk_mtl import MultiTaskEstimator
@@ -150,7 +151,8 @@ def table():
 
 def fitted(weighting, trunk="shared_bottom"):
     X, Y = table()
-    model = MultiTaskEstimator(
+    model = plain(
+        MultiTaskEstimator,
         trunk,
         tasks=["classification", "regression", "regression"],
         hidden_layer_sizes=(6,),
@@ -182,7 +184,8 @@ def test_constant_weights_train_alike_on_either_branch(trunk):
 def test_a_trunk_without_parameters_has_an_empty_jacobian():
     """A linear model shares nothing; its heads are trained all the same."""
     X, Y = table()
-    model = MultiTaskEstimator(
+    model = plain(
+        MultiTaskEstimator,
         tasks=["classification", "regression", "regression"],
         hidden_layer_sizes=(),
         weighting=FromGradients(),
@@ -225,5 +228,5 @@ def test_a_gramian_holds_the_inner_products_of_the_gradients():
 
 
 def test_a_recipe_of_ones_own_is_cloned_and_searched():
-    model = MultiTaskEstimator(weighting=FromGradients(power=0.5))
+    model = plain(MultiTaskEstimator, weighting=FromGradients(power=0.5))
     assert clone(model).set_params(weighting__power=2).weighting.power == 2

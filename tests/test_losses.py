@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from plain import plain
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.base import clone
@@ -385,11 +386,11 @@ def test_numbers_of_a_stack_have_the_type_of_its_tensors(cls):
 def test_numbers_that_are_not_declared_keep_networks_apart():
     """Whether networks may share a stack is told from the parameters alone."""
     models = {
-        "declared": [MultiTaskRegressor(loss=Quantile(quantile=q)) for q in (0.1, 0.9)],
-        "a list": [MultiTaskRegressor(loss=[Huber(delta=d), "poisson"]) for d in (0.1, 0.9)],
-        "not declared": [MultiTaskRegressor(loss=LogCosh(width=w)) for w in (0.1, 0.9)],
-        "equal": [MultiTaskRegressor(loss=LogCosh(width=w)) for w in (0.1, 0.1)],
-        "other losses": [MultiTaskRegressor(loss=name) for name in ("huber", "quantile")],
+        "declared": [plain(MultiTaskRegressor, loss=Quantile(quantile=q)) for q in (0.1, 0.9)],
+        "a list": [plain(MultiTaskRegressor, loss=[Huber(delta=d), "poisson"]) for d in (0.1, 0.9)],
+        "not declared": [plain(MultiTaskRegressor, loss=LogCosh(width=w)) for w in (0.1, 0.9)],
+        "equal": [plain(MultiTaskRegressor, loss=LogCosh(width=w)) for w in (0.1, 0.1)],
+        "other losses": [plain(MultiTaskRegressor, loss=name) for name in ("huber", "quantile")],
     }
     forms = {what: len({likely_form(m) for m in pair}) for what, pair in models.items()}
     assert forms == {
@@ -419,8 +420,13 @@ def test_every_regression_loss_fits_what_it_says(table):
     X, Y = table
     counts, skewed = Y[:, 0], Y[:, 1]
     losses = ["poisson", Quantile(0.9)]
-    model = MultiTaskRegressor(
-        loss=losses, hidden_layer_sizes=(), learning_rate_init=0.02, max_iter=300, random_state=0
+    model = plain(
+        MultiTaskRegressor,
+        loss=losses,
+        hidden_layer_sizes=(),
+        learning_rate_init=0.02,
+        max_iter=300,
+        random_state=0,
     ).fit(X, Y)
     predicted = model.predict(X)
     assert (predicted[:, 0] > 0).all()
@@ -434,7 +440,8 @@ def test_every_regression_loss_fits_what_it_says(table):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_trains_by_its_name(loss, table):
     X, Y = table
-    model = MultiTaskEstimator(
+    model = plain(
+        MultiTaskEstimator,
         tasks=["regression" if "regression" in LOSSES[loss].kinds else "classification"],
         loss=loss,
         hidden_layer_sizes=(8,),
@@ -460,7 +467,8 @@ class LogCosh(RegressionLoss):
 
 def test_a_users_loss_needs_no_registration(table):
     X, Y = table
-    model = MultiTaskRegressor(
+    model = plain(
+        MultiTaskRegressor,
         loss={"task1": LogCosh()},
         hidden_layer_sizes=(),
         learning_rate_init=0.01,
@@ -478,4 +486,4 @@ def test_a_users_loss_needs_no_registration(table):
 def test_a_loss_of_the_wrong_type_is_refused(table):
     X, Y = table
     with pytest.raises(ValueError, match="Got loss='poisson' for classification task 'task0'"):
-        MultiTaskClassifier(loss="poisson").fit(X, (Y[:, :1] > 2).astype(int).ravel())
+        plain(MultiTaskClassifier, loss="poisson").fit(X, (Y[:, :1] > 2).astype(int).ravel())

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from fakes import LinearClassifiers, LinearTasks
 from numpy.testing import assert_allclose
+from plain import plain
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
@@ -693,8 +694,14 @@ class TestOurEstimators:
     @staticmethod
     def network(**options):
         kinds = {"buys": "classification", "size": "classification", "wage": "regression"}
-        return MultiTaskEstimator(
-            tasks=kinds, hidden_layer_sizes=(4,), max_iter=200, tol=1.0, random_state=0, **options
+        return plain(
+            MultiTaskEstimator,
+            tasks=kinds,
+            hidden_layer_sizes=(4,),
+            max_iter=200,
+            tol=1.0,
+            random_state=0,
+            **options,
         )
 
     def test_mean_score_is_the_estimators_own_score(self, data):
@@ -709,7 +716,7 @@ class TestOurEstimators:
 
     def test_single_task_labels(self, data):
         X, Y = data
-        model = MultiTaskClassifier(hidden_layer_sizes=(4,), tol=1.0, random_state=0)
+        model = plain(MultiTaskClassifier, hidden_layer_sizes=(4,), tol=1.0, random_state=0)
         model.fit(X, Y["buys"])
         assert_allclose(task_scores(model, X, Y["buys"])["task0"], model.score(X, Y["buys"]))
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from fakes import LinearClassifiers, LinearRegressions, LinearTasks
 from numpy.testing import assert_allclose, assert_array_equal
+from plain import plain
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
@@ -419,7 +420,9 @@ class TestOurEstimators:
         """Independent reference: one fold by hand."""
         X, Y = data
         kinds = {"buys": "classification", "size": "classification", "wage": "regression"}
-        model = make_pipeline(StandardScaler(), MultiTaskEstimator(tasks=kinds, **self.SMALL))
+        model = make_pipeline(
+            StandardScaler(), plain(MultiTaskEstimator, tasks=kinds, **self.SMALL)
+        )
         folds = MultiTaskStratifiedKFold(3, random_state=0)
         proba = cross_val_predict(model, X, Y, cv=folds, method="predict_proba", n_jobs=2)
         table = cross_val_predict(model, X, Y, cv=folds)
@@ -436,7 +439,7 @@ class TestOurEstimators:
         rare = Y["size"].where(Y["size"] != "xl", np.nan).fillna("s").astype(object)
         rare.iloc[7] = "xl"
         Y = Y[["buys"]].assign(size=rare)
-        model = MultiTaskClassifier(**self.SMALL)
+        model = plain(MultiTaskClassifier, **self.SMALL)
         proba = cross_val_predict(model, X, Y, cv=3, method="predict_proba")[1]
         log = cross_val_predict(model, X, Y, cv=3, method="predict_log_proba")[1]
         assert proba.shape == (120, 3)
@@ -447,15 +450,15 @@ class TestOurEstimators:
     def test_regressors_and_one_dimensional_labels(self, data):
         X, Y = data
         amounts = Y[["wage"]].assign(other=X["a"])
-        table = cross_val_predict(MultiTaskRegressor(**self.SMALL), X, amounts, cv=3)
+        table = cross_val_predict(plain(MultiTaskRegressor, **self.SMALL), X, amounts, cv=3)
         assert table.shape == (120, 2) and table.dtype == np.float64
-        one = cross_val_predict(MultiTaskClassifier(**self.SMALL), X, Y["buys"], cv=3)
+        one = cross_val_predict(plain(MultiTaskClassifier, **self.SMALL), X, Y["buys"], cv=3)
         assert one.shape == (120,) and set(one) <= {0, 1}
 
     def test_folds_for_a_search_with_missing_labels(self, data):
         X, Y = data
         search = GridSearchCV(
-            MultiTaskClassifier(**self.SMALL),
+            plain(MultiTaskClassifier, **self.SMALL),
             {"alpha": [1e-4, 1e-2]},
             cv=MultiTaskStratifiedKFold(2, random_state=0),
         ).fit(X, Y[["buys", "size"]])

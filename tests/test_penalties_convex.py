@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from plain import plain
 from scipy.optimize import minimize
 
 from sk_mtl import MultiTaskRegressor
@@ -22,7 +23,8 @@ SIMILARITY = np.array([[0, 2, 0], [2, 0, 1], [0, 1, 0]], dtype=float)
 
 def linear(penalty, X, Y, *, max_iter=400, alpha=0.0, rate=0.2):
     """A linear model for every task, fitted by full batches."""
-    return MultiTaskRegressor(
+    return plain(
+        MultiTaskRegressor,
         hidden_layer_sizes=(),
         penalty=penalty,
         solver="sgd",

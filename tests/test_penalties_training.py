@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from plain import plain
 from searches import AMOUNTS, CLASSES, TASKS, X, Y, check_equal, loop, mixed, regressor, with_gaps
 from sklearn.base import clone
 from stacks import fit_alone, fit_stack, open_stack, plain_loss, plain_penalty, weights
@@ -134,7 +135,7 @@ def test_heads_that_read_parents_are_compared_by_features(penalty, backpropagate
 @every_penalty
 def test_heads_of_a_funnel_are_related(penalty):
     Y = np.column_stack([CLASSES[:, 0], CLASSES[:, 0] & CLASSES[:, 1], CLASSES[:, 1]])
-    model = MultiTaskClassifier(
+    model = plain(MultiTaskClassifier,
         hidden_layer_sizes=(6, 5), learning_rate_init=0.02, batch_size=30, random_state=0,
         penalty=penalty, **SLOW,
     )  # fmt: skip
@@ -438,6 +439,6 @@ def test_scikit_learns_search_finds_the_strength():
 
 
 def test_the_estimator_of_mixed_tasks_takes_penalties_by_name():
-    model = MultiTaskEstimator(tasks=TASKS, penalty="covariance", max_iter=2, random_state=0)
+    model = plain(MultiTaskEstimator, tasks=TASKS, penalty="covariance", max_iter=2, random_state=0)
     assert "penalty='covariance'" in repr(model)
     assert clone(model).fit(X, Y).task_correlation_.shape == (3, 3)

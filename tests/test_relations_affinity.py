@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from plain import plain
 from planted import contested, planted
 from sklearn.base import clone
 from sklearn.metrics import accuracy_score, log_loss, r2_score
@@ -20,7 +21,7 @@ from skorch.callbacks import Callback
 from stacks import NAN, estimator, plain_losses, table, weights
 
 from sk_mtl import MultiTaskClassifier, MultiTaskRegressor, VectorizedGridSearchCV
-from sk_mtl.estimators import _stacking as stacking
+from sk_mtl.estimators import _ensemble as ensemble
 from sk_mtl.metrics import make_task_scorer
 from sk_mtl.relations import _runs, task_affinity
 from sk_mtl.relations._cosines import Watched
@@ -275,8 +276,8 @@ def test_networks_of_one_form_are_trained_as_a_stack(monkeypatch):
         sizes.append(len(sessions))
         return original(sessions, plans)
 
-    original = stacking.train_stack
-    monkeypatch.setattr(stacking, "train_stack", train_stack)
+    original = ensemble.train_stack
+    monkeypatch.setattr(ensemble, "train_stack", train_stack)
     X, Y = planted(0, n_rows=60)
     task_affinity(
         contested(batch_size=20, max_iter=2, random_state=0), X, Y, "transfer", cv=KFold(3)
@@ -288,7 +289,7 @@ def test_transfer_by_a_metric_of_its_own_for_each_task():
     X, _ = table()
     Y = pd.DataFrame(np.column_stack([X[:, 0] > 0, X[:, 1] > 0, X[:, 2] > 0]).astype(float))
     Y.columns = ["a", "b", "c"]
-    model = MultiTaskClassifier(hidden_layer_sizes=(4,), max_iter=4, random_state=0)
+    model = plain(MultiTaskClassifier, hidden_layer_sizes=(4,), max_iter=4, random_state=0)
     scoring = {"b": "neg_log_loss", "classification": "roc_auc"}
     found = task_affinity(model, X, Y, "transfer", cv=KFold(3), scoring=scoring)
 
@@ -393,24 +394,39 @@ def test_tasks_that_never_meet_have_no_affinity():
 @pytest.mark.parametrize(
     ("model", "options", "error", "said"),
     [
-        (MultiTaskRegressor(), {"method": "cosine"}, ValueError, r"Got method='cosine', expected"),
-        (MultiTaskRegressor(), {"every": 0}, ValueError, r"Got every=0, expected a whole number"),
-        (MultiTaskRegressor("single_task"), {}, ValueError, r"whose tasks share nothing, expected"),
         (
-            MultiTaskRegressor(hidden_layer_sizes=()),
+            plain(MultiTaskRegressor),
+            {"method": "cosine"},
+            ValueError,
+            r"Got method='cosine', expected",
+        ),
+        (
+            plain(MultiTaskRegressor),
+            {"every": 0},
+            ValueError,
+            r"Got every=0, expected a whole number",
+        ),
+        (
+            plain(MultiTaskRegressor, "single_task"),
+            {},
+            ValueError,
+            r"whose tasks share nothing, expected",
+        ),
+        (
+            plain(MultiTaskRegressor, hidden_layer_sizes=()),
             {},
             ValueError,
             "no shared parameter",
         ),
         (StandardScaler(), {}, TypeError, "Got StandardScaler, expected a multi-task estimator"),
         (
-            VectorizedGridSearchCV(MultiTaskRegressor(), {}),
+            VectorizedGridSearchCV(plain(MultiTaskRegressor), {}),
             {},
             TypeError,
             "Pass the estimator itself, not a search",
         ),
         (
-            MultiTaskRegressor(),
+            plain(MultiTaskRegressor),
             {"method": "transfer", "scoring": make_task_scorer(task=0)},
             ValueError,
             "expected one of all tasks",

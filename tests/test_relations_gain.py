@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from joblib import parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
+from plain import plain
 from planted import contested, planted
 from scipy import stats
 from sklearn.base import clone
@@ -19,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from stacks import NAN, estimator, table
 
 from sk_mtl import MultiTaskClassifier, MultiTaskRegressor
-from sk_mtl.estimators import _stacking as stacking
+from sk_mtl.estimators import _ensemble as ensemble
 from sk_mtl.metrics import make_multi_task_scorer, make_task_scorer, task_scores
 from sk_mtl.model_selection import MultiTaskStratifiedKFold
 from sk_mtl.relations import TaskGrouper, multi_task_gain
@@ -141,8 +142,8 @@ def test_folds_and_repeats_train_as_two_stacks(monkeypatch):
         sizes.append(len(sessions))
         return original(sessions, plans)
 
-    original = stacking.train_stack
-    monkeypatch.setattr(stacking, "train_stack", train_stack)
+    original = ensemble.train_stack
+    monkeypatch.setattr(ensemble, "train_stack", train_stack)
     X, Y = planted(0, n_rows=60)
     model = contested(batch_size=20, max_iter=2)
     multi_task_gain(model, X, Y, cv=3, n_repeats=4, random_state=0)
@@ -190,7 +191,7 @@ def test_scoring():
     assert_allclose(found.relative_gain[:2], found.gain[:2] / -found.single_task_scores[:2])
     named = multi_task_gain(model, X, Y, scoring=make_multi_task_scorer(by_dict), **options)
     assert_array_equal(found.fold_scores, named.fold_scores)
-    classes = MultiTaskClassifier(hidden_layer_sizes=(4,), max_iter=2, random_state=0)
+    classes = plain(MultiTaskClassifier, hidden_layer_sizes=(4,), max_iter=2, random_state=0)
     labels = (X[:, :3] > 0).astype(int)
     by_name = multi_task_gain(classes, X, labels, scoring="roc_auc", **options)
     default = multi_task_gain(classes, X, labels, **options)
@@ -277,17 +278,29 @@ def test_names_of_a_frame():
 @pytest.mark.parametrize(
     ("model", "options", "said"),
     [
-        (MultiTaskRegressor("single_task"), {}, "whose tasks share nothing, expected one that"),
-        (MultiTaskRegressor(hidden_layer_sizes=()), {}, "which leaves no shared parameter"),
-        (MultiTaskRegressor(), {"confidence": 95}, "Got confidence=95, expected a number between"),
-        (MultiTaskRegressor(), {"n_repeats": 0}, "Got n_repeats=0, expected a whole number"),
         (
-            MultiTaskRegressor(),
+            plain(MultiTaskRegressor, "single_task"),
+            {},
+            "whose tasks share nothing, expected one that",
+        ),
+        (plain(MultiTaskRegressor, hidden_layer_sizes=()), {}, "which leaves no shared parameter"),
+        (
+            plain(MultiTaskRegressor),
+            {"confidence": 95},
+            "Got confidence=95, expected a number between",
+        ),
+        (plain(MultiTaskRegressor), {"n_repeats": 0}, "Got n_repeats=0, expected a whole number"),
+        (
+            plain(MultiTaskRegressor),
             {"n_repeats": 2, "cv": RepeatedKFold()},
             "whose folds are taken as they are, expected a number of folds",
         ),
-        (MultiTaskRegressor(), {"scoring": make_task_scorer(task=0)}, "expected one of all tasks"),
-        (MultiTaskRegressor(alpha=-1), {}, "The 'alpha' parameter"),
+        (
+            plain(MultiTaskRegressor),
+            {"scoring": make_task_scorer(task=0)},
+            "expected one of all tasks",
+        ),
+        (plain(MultiTaskRegressor, alpha=-1), {}, "The 'alpha' parameter"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(model, options, said):
@@ -323,7 +336,9 @@ def test_sharing_helps_tasks_that_see_the_same_through_noise():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(300, 40))
     Y = X[:, :1] + rng.normal(size=(300, 8))
-    model = MultiTaskRegressor(hidden_layer_sizes=(8,), learning_rate_init=0.02, max_iter=100)
+    model = plain(
+        MultiTaskRegressor, hidden_layer_sizes=(8,), learning_rate_init=0.02, max_iter=100
+    )
     found = multi_task_gain(model.set_params(tol=0.0), X, Y, cv=4, n_repeats=3, random_state=0)
     assert found.verdicts == ["helps"] * 8
 

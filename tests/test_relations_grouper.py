@@ -9,6 +9,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from plain import plain
 from planted import contested, planted
 from sklearn import config_context
 from sklearn.base import clone, is_classifier, is_regressor
@@ -20,7 +21,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from stacks import NAN, estimator, table
 
 from sk_mtl import MultiTaskClassifier, MultiTaskEstimator, MultiTaskRegressor
-from sk_mtl.estimators import _stacking as stacking
+from sk_mtl.estimators import _ensemble as ensemble
 from sk_mtl.metrics import task_scores
 from sk_mtl.penalties import Graph
 from sk_mtl.relations import TaskGrouper, task_affinity
@@ -219,8 +220,8 @@ def test_groups_of_one_form_are_trained_as_a_stack(monkeypatch):
         sizes.append(len(sessions))
         return original(sessions, plans)
 
-    original = stacking.train_stack
-    monkeypatch.setattr(stacking, "train_stack", train_stack)
+    original = ensemble.train_stack
+    monkeypatch.setattr(ensemble, "train_stack", train_stack)
     X, Y = planted(0, n_rows=60, sizes=(2, 2))
     TaskGrouper(contested(batch_size=20, max_iter=2), affinity=CHECKED).fit(X, Y)
     assert sizes == [2]
@@ -261,19 +262,22 @@ def test_one_task_is_one_group():
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.DataConversionWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @parametrize_with_checks(
-    [TaskGrouper(MultiTaskClassifier(max_iter=60)), TaskGrouper(MultiTaskRegressor(max_iter=60))]
+    [
+        TaskGrouper(plain(MultiTaskClassifier, max_iter=60)),
+        TaskGrouper(plain(MultiTaskRegressor, max_iter=60)),
+    ]
 )
 def test_scikit_learn_check(estimator, check):
     check(estimator)
 
 
 def test_it_is_what_its_estimator_is():
-    assert is_classifier(TaskGrouper(MultiTaskClassifier()))
-    assert is_regressor(TaskGrouper(MultiTaskRegressor()))
-    mixed = TaskGrouper(MultiTaskEstimator())
+    assert is_classifier(TaskGrouper(plain(MultiTaskClassifier)))
+    assert is_regressor(TaskGrouper(plain(MultiTaskRegressor)))
+    mixed = TaskGrouper(plain(MultiTaskEstimator))
     assert not is_classifier(mixed)
     assert not is_regressor(mixed)
-    assert not hasattr(TaskGrouper(MultiTaskRegressor()), "predict_proba")
+    assert not hasattr(TaskGrouper(plain(MultiTaskRegressor)), "predict_proba")
     assert hasattr(mixed, "predict_proba")
 
 

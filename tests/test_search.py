@@ -7,6 +7,7 @@ import pytest
 import torch
 from joblib import parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
+from plain import plain
 from scipy.stats import dirichlet, loguniform
 from searches import (
     AMOUNTS,
@@ -325,17 +326,17 @@ class Distant(MultiTaskRegressor):
 
 
 def test_a_subclass_with_a_predict_of_its_own():
-    check_equal(Shifted(**SMALL), GRID, X, LABELS["regressor"])
+    check_equal(plain(Shifted, **SMALL), GRID, X, LABELS["regressor"])
 
 
 def test_a_subclass_with_a_fit_of_its_own():
-    ours = grid_search(Squashed(**SMALL), GRID, X, AMOUNTS)
-    assert_same_search(ours, loop(Squashed(**SMALL), GRID, X, AMOUNTS))
+    ours = grid_search(plain(Squashed, **SMALL), GRID, X, AMOUNTS)
+    assert_same_search(ours, loop(plain(Squashed, **SMALL), GRID, X, AMOUNTS))
 
 
 def test_a_subclass_with_a_score_of_its_own():
-    ours = grid_search(Distant(**SMALL), GRID, X, AMOUNTS)
-    assert_same_search(ours, loop(Distant(**SMALL), GRID, X, AMOUNTS))
+    ours = grid_search(plain(Distant, **SMALL), GRID, X, AMOUNTS)
+    assert_same_search(ours, loop(plain(Distant, **SMALL), GRID, X, AMOUNTS))
 
 
 @pytest.mark.parametrize(

@@ -49,10 +49,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 @pytest.mark.parametrize("n_jobs", [None, 2])
 def test_errors_are_raised_as_they_are(n_jobs):
-    gaps = np.where(X > 1, np.nan, X)
+    cells = np.where(X > 1, np.inf, X)
     with parallel_config("threading"):
-        with pytest.raises(ValueError, match="Input X contains NaN"):
-            grid_search(mixed(), GRID, gaps, error_score="raise", n_jobs=n_jobs)
+        with pytest.raises(ValueError, match="Input X contains infinity"):
+            grid_search(mixed(), GRID, cells, error_score="raise", n_jobs=n_jobs)
         with pytest.raises(InvalidParameterError, match="The 'alpha' parameter of MultiTaskEsti"):
             grid_search(mixed(), {"alpha": [0, -1]}, error_score="raise", n_jobs=n_jobs)
 
@@ -84,12 +84,12 @@ def test_a_refit_that_fails_leaves_a_fitted_search_whole():
     before, predicted = dict(vars(search)), search.predict(X)
     broken, cv = refit_fails()
     search.set_params(cv=cv)
-    with pytest.raises(ValueError, match="Input X contains NaN"):
+    with pytest.raises(ValueError, match="Input X contains infinity"):
         search.fit(broken, Y)
     assert vars(search) == {**before, "cv": cv}
     assert_array_equal(search.predict(X), predicted)
     fresh = clone(search)
-    with pytest.raises(ValueError, match="Input X contains NaN"):
+    with pytest.raises(ValueError, match="Input X contains infinity"):
         fresh.fit(broken, Y)
     assert fitted_names(fresh) == set()
     fresh.set_params(refit=False).fit(broken, Y)  # negative control: the folds can be

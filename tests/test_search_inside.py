@@ -509,7 +509,7 @@ class TestCallbacks:
         listener = Listener()
         broken, cv = refit_fails()
         search = VectorizedGridSearchCV(mixed(), GRID, cv=cv).set_callbacks(listener)
-        with pytest.raises(ValueError, match="contains NaN"):
+        with pytest.raises(ValueError, match="contains infinity"):
             search.fit(broken, Y)
         assert listener.begun == listener.ended == 1
         search.set_params(error_score="raise", param_grid={"alpha": [-1]})
@@ -530,5 +530,5 @@ class TestCallbacks:
         model = mixed().set_callbacks(monitor)
         search = grid_search(model, {"alpha": [0, 1]}, refit=False)
         assert search.search_report_["trained"] == ["alone"] * 2
-        assert set(search.search_report_["reason"]) == {"scikit-learn's callbacks follow one fit"}
+        assert set(search.search_report_["reason"]) == {"scikit-learn's callbacks follow them"}
         assert len(monitor.get_logs(select="all")) > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from live_tensors import LiveTensors
+from plain import plain
 
 from sk_mtl import MultiTaskClassifier, VectorizedGridSearchCV, stacked_training
 from sk_mtl.estimators import _stacking as stacking
@@ -23,7 +24,7 @@ def run(monkeypatch, **params):
     """Return the most bytes that a search's tensors take, and what its stacks may hold."""
     # A block that is never written to is no memory.
     monkeypatch.setattr(stacked_training, "keep_freed_memory", lambda: None)
-    model = MultiTaskClassifier(max_iter=2, random_state=0, **params)
+    model = plain(MultiTaskClassifier, max_iter=2, random_state=0, **params)
     grid = {"learning_rate_init": [1e-3, 1e-2, 3e-3, 3e-2]}
     search = VectorizedGridSearchCV(model, grid, cv=N_FOLDS, refit=False, max_stack=20)
     with LiveTensors() as live:
@@ -69,6 +70,6 @@ def test_auto_fills_the_cache_and_never_the_memory(monkeypatch, touched, held, s
     monkeypatch.setattr(
         stacking, "footprint", lambda *args: stacked_training.Footprint(touched, held)
     )
-    model = MultiTaskClassifier(hidden_layer_sizes=(4,), random_state=0)
+    model = plain(MultiTaskClassifier, hidden_layer_sizes=(4,), random_state=0)
     session = stacking.open_session(model, X, Y, {}, {}, 0)
     assert stacking.size_of_stacks(session, session.plan()) == (size, held)

@@ -256,8 +256,8 @@ def test_the_networks_of_the_front_are_trained_side_by_side(fitted, monkeypatch)
 
 
 def test_candidates_that_fail_are_raised(fitted):
-    with pytest.raises(ValueError, match="contains NaN"):
-        fitted.fit_candidates(np.where(X > 1, np.nan, X), Y)
+    with pytest.raises(ValueError, match="contains infinity"):
+        fitted.fit_candidates(np.where(X > 1, np.inf, X), Y)
 
 
 # The report -----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from plain import plain
 from skorch.callbacks import GradientNormClipping
 from stacks import fit_stack
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -74,7 +75,8 @@ def operators_of_a_step(monkeypatch, trunk="shared_bottom", *, n_tasks=4, **para
     data = {k: params.pop(k, False) for k in ("missing", "mixed")}
     X, Y = table(n_tasks, **data)
     kinds = ["classification", "classification", "regression"] if data["mixed"] else ["regression"]
-    model = MultiTaskEstimator(
+    model = plain(
+        MultiTaskEstimator,
         trunk,
         tasks=[kinds[t % len(kinds)] for t in range(n_tasks)],
         hidden_layer_sizes=(8, 6),
@@ -175,7 +177,7 @@ def operators_of_a_stacked_epoch(monkeypatch, candidates, *, n_folds=1, missing=
     folds = [(X[f : 70 + f], Y[f : 70 + f], {}) for f in range(n_folds)]
     base = {"hidden_layer_sizes": (8, 6), "batch_size": 16, "max_iter": 3, "random_state": 0}
     models = [
-        MultiTaskEstimator(tasks=["regression"] * 3, **(base | params | candidate))
+        plain(MultiTaskEstimator, tasks=["regression"] * 3, **(base | params | candidate))
         for candidate in candidates
     ]
     run_epoch, counts = StackedTraining._run_epoch, []
@@ -328,7 +330,8 @@ def no_read_back(monkeypatch):
 @every_trunk
 def test_nothing_is_read_back_inside_an_epoch(trunk, missing, weighted, solver):
     X, Y = table(6, missing=missing, mixed=True)
-    MultiTaskEstimator(
+    plain(
+        MultiTaskEstimator,
         trunk,
         tasks=["classification", "classification", "regression"] * 2,
         hidden_layer_sizes=(8,),
@@ -354,7 +357,8 @@ def test_nothing_is_read_back_inside_an_epoch_of_a_stack(trunk, solver, n_folds)
     w = np.linspace(1, 2, 70)
     folds = [(X[f : 70 + f], Y[f : 70 + f], {"sample_weight": w}) for f in range(n_folds)]
     models = [
-        MultiTaskEstimator(
+        plain(
+            MultiTaskEstimator,
             trunk,
             tasks=["classification", "classification", "regression"] * 2,
             hidden_layer_sizes=(8,),
@@ -381,7 +385,7 @@ def test_nothing_is_read_back_inside_an_epoch_of_a_stack(trunk, solver, n_folds)
 @pytest.mark.parametrize("name", [n for n, cls in WEIGHTINGS.items() if cls.needs == "losses"])
 def test_weightings_by_losses_read_nothing_back(name):
     X, Y = table(4, missing=True)
-    MultiTaskEstimator(tasks=["regression"] * 4, weighting=name, max_iter=2).fit(X, Y)
+    plain(MultiTaskEstimator, tasks=["regression"] * 4, weighting=name, max_iter=2).fit(X, Y)
 
 
 @pytest.mark.usefixtures("no_read_back")
@@ -406,7 +410,7 @@ def test_the_guard_sees_a_read_back(read):
 
     X, Y = table(2)
     with pytest.raises(AssertionError, match="makes the device wait"):
-        MultiTaskEstimator(tasks=["regression"] * 2, loss=Curious(), max_iter=1).fit(X, Y)
+        plain(MultiTaskEstimator, tasks=["regression"] * 2, loss=Curious(), max_iter=1).fit(X, Y)
 
 
 class Reads(SquaredError):
@@ -420,6 +424,6 @@ class Reads(SquaredError):
 @pytest.mark.usefixtures("no_read_back")
 def test_the_guard_sees_a_read_back_in_a_stack():
     """Negative control, as above."""
-    models = [MultiTaskEstimator(tasks=["regression"] * 2, loss=Reads(), max_iter=1)] * 2
+    models = [plain(MultiTaskEstimator, tasks=["regression"] * 2, loss=Reads(), max_iter=1)] * 2
     with pytest.raises(AssertionError, match="makes the device wait"):
         fit_stack(models, [(*table(2), {})] * 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from plain import plain
 
 from sk_mtl import MultiTaskRegressor
 from sk_mtl.estimators import _stacking as stacking
@@ -21,10 +22,11 @@ def test_networks_of_other_task_names_are_trained_together():
         pd.DataFrame(Y[:, 1:], columns=["b", "c"]),
     ]
     models = [
-        MultiTaskRegressor(hidden_layer_sizes=(4,), max_iter=4, random_state=s) for s in (0, 1)
+        plain(MultiTaskRegressor, hidden_layer_sizes=(4,), max_iter=4, random_state=s)
+        for s in (0, 1)
     ]
     alone = [
-        MultiTaskRegressor(hidden_layer_sizes=(4,), max_iter=4, random_state=s).fit(X, y)
+        plain(MultiTaskRegressor, hidden_layer_sizes=(4,), max_iter=4, random_state=s).fit(X, y)
         for s, y in enumerate(tables)
     ]
     sessions = [

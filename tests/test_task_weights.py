@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from plain import plain
 from scipy import stats
 from sklearn.base import clone
 from sklearn.model_selection import (
@@ -286,7 +287,7 @@ class TestSearches:
 
     def test_a_search_clones_and_prints(self):
         weights = TaskWeightDistribution(NAMES, concentration=2.0)
-        search = RandomizedSearchCV(MultiTaskRegressor(), {"task_weights": weights})
+        search = RandomizedSearchCV(plain(MultiTaskRegressor), {"task_weights": weights})
         copy = clone(search)
         assert copy.param_distributions == search.param_distributions
         assert repr(weights) in " ".join(repr(copy).split())
@@ -295,6 +296,6 @@ class TestSearches:
     def fit(search, space, **options):
         rng = np.random.default_rng(0)
         X, Y = rng.normal(size=(40, 2)), rng.normal(size=(40, 2))
-        model = MultiTaskRegressor(max_iter=1, hidden_layer_sizes=(4,), random_state=0)
+        model = plain(MultiTaskRegressor, max_iter=1, hidden_layer_sizes=(4,), random_state=0)
         with pytest.warns(UserWarning, match="[Cc]onverge"):
             return clone(search(model, space, cv=2, **options)).fit(X, Y)

@@ -11,6 +11,7 @@ from numbers import Real
 import numpy as np
 import pytest
 import torch
+from plain import plain
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, KFold
 from torch import nn
@@ -267,8 +268,13 @@ def test_only_private_trunks_share_nothing(recipe):
 def test_one_task_trains(recipe):
     rng = np.random.default_rng(0)
     data = rng.normal(size=(60, 3))
-    model = MultiTaskRegressor(
-        recipe, hidden_layer_sizes=(16,), dropout=0.02, learning_rate_init=0.02, random_state=0
+    model = plain(
+        MultiTaskRegressor,
+        recipe,
+        hidden_layer_sizes=(16,),
+        dropout=0.02,
+        learning_rate_init=0.02,
+        random_state=0,
     )
     assert model.fit(data, data[:, 0] - data[:, 1]).score(data, data[:, 0] - data[:, 1]) > 0.9
 
@@ -371,7 +377,7 @@ def test_mmoe_with_one_expert_is_a_shared_bottom():
     data = rng.normal(size=(50, 4))
     Y = data @ rng.normal(size=(4, 2))
     predictions = [
-        MultiTaskRegressor(trunk, hidden_layer_sizes=(8,), max_iter=20, random_state=0)
+        plain(MultiTaskRegressor, trunk, hidden_layer_sizes=(8,), max_iter=20, random_state=0)
         .fit(data, Y)
         .predict(data)
         for trunk in (MMoE(1), SharedBottom(), MMoE(2))
@@ -488,26 +494,31 @@ def table():
 
 def test_a_users_trunk_needs_no_registration(table):
     features, Y = table
-    model = MultiTaskRegressor(
-        Scaled(), hidden_layer_sizes=(8,), learning_rate_init=0.01, max_iter=30, random_state=0
+    model = plain(
+        MultiTaskRegressor,
+        Scaled(),
+        hidden_layer_sizes=(8,),
+        learning_rate_init=0.01,
+        max_iter=30,
+        random_state=0,
     )
     search = GridSearchCV(
         model, {"trunk__factor": [1e-9, 2.0]}, cv=KFold(2), error_score="raise"
     ).fit(features, Y)
     assert search.best_params_ == {"trunk__factor": 2.0}  # next to nothing passes the other
-    plain = clone(model).set_params(trunk="shared_bottom").fit(features, Y)
-    assert np.array_equal(clone(model).fit(features, Y).predict(features), plain.predict(features))
+    usual = clone(model).set_params(trunk="shared_bottom").fit(features, Y)
+    assert np.array_equal(clone(model).fit(features, Y).predict(features), usual.predict(features))
 
 
 def test_a_users_trunk_is_checked_as_ours_are(table):
-    model = MultiTaskRegressor(Scaled(factor=-1.0))
+    model = plain(MultiTaskRegressor, Scaled(factor=-1.0))
     with pytest.raises(ValueError, match="'factor' parameter of Scaled must be a float"):
         model.fit(*table)
 
 
 def test_trunks_can_be_searched_by_name_and_by_size(table):
     features, Y = table
-    model = MultiTaskRegressor(hidden_layer_sizes=(8,), max_iter=5, random_state=0)
+    model = plain(MultiTaskRegressor, hidden_layer_sizes=(8,), max_iter=5, random_state=0)
     grid = [{"trunk": list(TRUNKS)}, {"trunk": [MMoE()], "trunk__n_experts": [1, 3]}]
     search = GridSearchCV(model, grid, cv=KFold(2), error_score="raise").fit(features, Y)
     scores = search.cv_results_["mean_test_score"]

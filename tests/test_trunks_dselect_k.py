@@ -10,6 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from plain import plain
 from test_trunks import X, assert_same_function, build, linear, perceptron, randn
 from test_trunks_structures import changed, copied
 from torch import nn
@@ -188,7 +189,8 @@ def test_a_small_gamma_makes_gates_choose():
     Y = np.column_stack([data[:, 0], np.abs(data[:, 1]), data[:, 2] ** 2])
 
     def experts_of_each_task(gamma):
-        model = MultiTaskRegressor(
+        model = plain(
+            MultiTaskRegressor,
             DSelectK(n_experts=8, k=2, gate="static", gamma=gamma),
             hidden_layer_sizes=(6,),
             learning_rate_init=0.01,

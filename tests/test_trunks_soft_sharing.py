@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from plain import plain
 from searches import FOLDS, TASKS, X, Y, check_equal, mixed
 from sklearn.base import clone
 from stacks import fit_alone, fit_stack, network_of, objective_of, plain_losses, weights
@@ -242,7 +243,8 @@ def test_tasks_that_are_alike_gain_by_being_held_together():
     few = np.full((240, 4), np.nan)  # every row has the label of one task
     few[np.arange(240), np.arange(240) % 4] = labels[np.arange(240), np.arange(240) % 4]
     scores = [
-        MultiTaskRegressor(
+        plain(
+            MultiTaskRegressor,
             SoftSharing(strength),
             hidden_layer_sizes=(32,),
             learning_rate_init=0.02,

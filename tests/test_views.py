@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from fakes import LinearClassifiers, LinearTasks
 from numpy.testing import assert_allclose, assert_array_equal
+from plain import plain
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor, VotingClassifier
@@ -274,7 +275,8 @@ class TestOurEstimators:
         X, Y = data
         return make_pipeline(
             StandardScaler(),
-            MultiTaskEstimator(
+            plain(
+                MultiTaskEstimator,
                 tasks={"buys": "classification", "size": "classification", "wage": "regression"},
                 hidden_layer_sizes=(8,),
                 learning_rate_init=0.02,
@@ -308,10 +310,10 @@ class TestOurEstimators:
     def test_every_estimator(self, data):
         X, Y = data
         small = {"hidden_layer_sizes": (4,), "max_iter": 300, "tol": 1.0, "random_state": 0}
-        classifier = MultiTaskClassifier(**small).fit(X, Y[["buys", "size"]])
+        classifier = plain(MultiTaskClassifier, **small).fit(X, Y[["buys", "size"]])
         assert TaskView(classifier, "size").predict_proba(X).shape == (120, 3)
-        alone = MultiTaskClassifier(**small).fit(X, Y["size"])
+        alone = plain(MultiTaskClassifier, **small).fit(X, Y["size"])
         assert_array_equal(TaskView(alone, 0).predict(X), alone.predict(X))
-        regressor = MultiTaskRegressor(**small).fit(X, Y[["wage"]].assign(other=-Y["wage"]))
+        regressor = plain(MultiTaskRegressor, **small).fit(X, Y[["wage"]].assign(other=-Y["wage"]))
         assert is_regressor(TaskView(regressor, "other"))
         assert_array_equal(TaskView(regressor, 1).predict(X), regressor.predict(X)[:, 1])

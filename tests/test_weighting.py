@@ -14,6 +14,7 @@ import pytest
 import torch
 from fakes import Recorder
 from numpy.testing import assert_allclose, assert_array_equal
+from plain import plain
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, KFold
 from skorch.callbacks import Callback
@@ -47,7 +48,7 @@ def estimator(**params):
         "max_iter": 10,
         "random_state": 0,
     }
-    return MultiTaskEstimator(**(defaults | params))
+    return plain(MultiTaskEstimator, **(defaults | params))
 
 
 def parameters(fitted):
@@ -422,7 +423,8 @@ class Losses(Callback):
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_a_weight_of_zero_leaves_the_head_at_its_initial_values(solver, alpha, table):
     X, Y = table
-    model = MultiTaskRegressor(
+    model = plain(
+        MultiTaskRegressor,
         task_weights=[1, 0],
         head_hidden_layer_sizes=(3,),
         hidden_layer_sizes=(6,),
@@ -460,7 +462,9 @@ def test_a_weight_of_zero_leaves_a_private_network_untrained(alpha, table):
 def test_all_weight_on_one_task_is_that_task_alone(table):
     X, Y = table
     Y = X @ [[1.0, 0.0], [2.0, 1.0], [0.0, 3.0], [-1.0, 1.0]]
-    model = MultiTaskRegressor(hidden_layer_sizes=(6,), alpha=0.1, max_iter=10, random_state=0)
+    model = plain(
+        MultiTaskRegressor, hidden_layer_sizes=(6,), alpha=0.1, max_iter=10, random_state=0
+    )
 
     def predicted(weights):
         return clone(model).set_params(task_weights=weights).fit(X, Y).predict(X)[:, 0]

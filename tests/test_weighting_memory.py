@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from plain import plain
 from skorch.callbacks import Callback
 from torchjd import aggregation, scalarization
 
@@ -23,7 +24,7 @@ GAPS[:20, 0] = np.nan  # the first of three batches has no label of the first ta
 
 def model(cls=MultiTaskRegressor, **params):
     defaults = {"hidden_layer_sizes": (5,), "batch_size": 20, "max_iter": 3, "random_state": 0}
-    return cls(**(defaults | {"shuffle": False} | params))
+    return plain(cls, **(defaults | {"shuffle": False} | params))
 
 
 def weights(fitted):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from fakes import Recorder
 from numpy.testing import assert_allclose, assert_array_equal
+from plain import plain
 from searches import check_equal, mixed
 from sklearn.base import clone
 from sklearn.model_selection import KFold
@@ -54,7 +55,7 @@ def estimator(**params):
         "max_iter": 10,
         "random_state": 0,
     }
-    return MultiTaskEstimator(**(defaults | params))
+    return plain(MultiTaskEstimator, **(defaults | params))
 
 
 def parameters(fitted):

@@ -8,6 +8,7 @@ import numpy as np
 
 from sk_mtl._support import resolve_recipe
 from sk_mtl.cascades._recipes import resolve_cascade
+from sk_mtl.embeddings import EMBEDDINGS, Embedding
 from sk_mtl.estimators._describe import kinds_of, resolve_losses
 from sk_mtl.trunks import TRUNKS, Trunk
 
@@ -17,6 +18,10 @@ def architecture(estimator: Any) -> dict[str, tuple[str, Any]]:
     est = estimator
     meaning = {
         "trunk": resolve_recipe(est.trunk, TRUNKS, Trunk, "trunk"),
+        "embedding": est.embedding
+        and resolve_recipe(est.embedding, EMBEDDINGS, Embedding, "embedding"),
+        "categorical_features": est.categorical_features,
+        "scaling": est.scaling,
         "hidden_layer_sizes": layer_sizes(est.hidden_layer_sizes, "hidden_layer_sizes"),
         "head_hidden_layer_sizes": layer_sizes(
             est.head_hidden_layer_sizes, "head_hidden_layer_sizes"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from numbers import Integral, Real
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import nn
 
 from sk_mtl._support import (
@@ -31,16 +31,24 @@ from sk_mtl._support import (
     with_callbacks,
 )
 from sk_mtl.cascades._recipes import resolve_cascade
-from sk_mtl.columns import admissible_dtypes, to_tensor
-from sk_mtl.estimators._decode import join, outcomes, predictions, probabilities
+from sk_mtl.columns import (
+    DTYPES,
+    Columns,
+    RawTable,
+    admissible_dtypes,
+    read_table,
+    to_tensor,
+)
+from sk_mtl.estimators._calibration import calibrated
+from sk_mtl.estimators._decode import join, mean_outcomes, outcomes, predictions, probabilities
 from sk_mtl.estimators._describe import (
     check_same_classes,
     describe_tasks,
     resolve_losses,
     spread_classes,
 )
-from sk_mtl.estimators._run import train
-from sk_mtl.estimators._session import Session
+from sk_mtl.estimators._ensemble import fit_networks
+from sk_mtl.estimators._session import Session, row_weights
 from sk_mtl.layers import ACTIVATIONS
 from sk_mtl.targets import Targets, read_targets
 from sk_mtl.tasks import Task, align, check_has_labels, read_weights
@@ -60,15 +68,21 @@ class BaseMultiTask(
     _needs_classes: ClassVar[bool] = True
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "trunk": [str, HasMethods(["build"]), type],
+        "categorical_features": ["array-like", StrOptions({"from_dtype"}), None],
+        "scaling": [StrOptions({"robust", "standard"}), None],
+        "embedding": [str, HasMethods(["build"]), type, None],
+        "linear_path": ["boolean"],
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "head_hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "dropout": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
         "loss": [str, HasMethods(["elementwise"]), type, list, tuple, dict, None],
         "task_dependencies": [dict, HasMethods(["link"]), None],
         "task_weights": ["array-like", dict, None],
         "weighting": [str, HasMethods(["build"]), nn.Module, type],
         "penalty": [str, HasMethods(["build"]), type, None],
+        "n_members": [Interval(Integral, 1, None, closed="left")],
+        "calibrate": ["boolean"],
         "class_weight": [StrOptions({"balanced"}), dict, list, tuple, None],
         "solver": [StrOptions({"adam", "sgd"})],
         "alpha": [Interval(Real, 0, None, closed="left")],
@@ -76,6 +90,7 @@ class BaseMultiTask(
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "momentum": [Interval(Real, 0, 1, closed="both")],
         "nesterovs_momentum": ["boolean"],
+        "ema_decay": [Interval(Real, 0, 1, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "shuffle": ["boolean"],
         "random_state": ["random_state"],
@@ -84,7 +99,7 @@ class BaseMultiTask(
         "warm_start": ["boolean"],
         "early_stopping": [StrOptions({"auto"}), "boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Real, 1, None, closed="both")],
+        "n_iter_no_change": [StrOptions({"auto"}), Interval(Real, 1, None, closed="both")],
         "stopping_tasks": ["array-like", None],
         "stopping_rule": [StrOptions({"mean", "worst"})],
         "dtype": [StrOptions({"auto", "float32", "float64"})],
@@ -112,7 +127,8 @@ class BaseMultiTask(
         Parameters
         ----------
         X : array-like or frame of shape (n_samples, n_features)
-            Features, finite numbers.
+            Features: numbers, none infinite; of a frame also categories. Cells may be missing. A
+            sparse matrix of numbers is not made dense as a whole.
         y : array-like or frame of shape (n_samples,) or (n_samples, n_tasks)
             Labels; NaN, None and pandas' NA are missing ones.
         sample_weight : array-like of shape (n_samples,) or (n_samples, n_tasks), default=None
@@ -132,7 +148,7 @@ class BaseMultiTask(
         ValueError
             If the data, or a parameter in view of the data, are not admissible.
         """
-        train(self._session(X, y, sample_weight, X_val, y_val, sample_weight_val))
+        fit_networks(self._session(X, y, sample_weight, X_val, y_val, sample_weight_val))
         return self
 
     def _session(
@@ -145,16 +161,16 @@ class BaseMultiTask(
         sample_weight_val: Any = None,
     ) -> Session:
         """Read and encode the data of a ``fit``."""
-        continued = self.warm_start and hasattr(self, "net_")
+        continued = self.warm_start and self.__sklearn_is_fitted__()
         given = (X, y)
         _check_validation_set(X_val, y_val, sample_weight_val)
-        X, targets = self._read(X, y, reset=not continued)
-        weight = self._begin(X, targets, sample_weight, continued=continued)
-        session = Session(self, X, targets, weight, given=given, continued=continued)
+        raw, targets = self._read(X, y, reset=not continued)
+        weight = self._begin(raw, targets, sample_weight, continued=continued)
+        session = Session(self, raw, targets, weight, given=given, continued=continued)
         if X_val is not None:
-            X_val, targets_val = self._read(X_val, y_val, reset=False)
+            raw_val, targets_val = self._read(X_val, y_val, reset=False)
             session.add_validation(
-                X_val, targets_val, self._weights(sample_weight_val, len(X_val), X_val.dtype)
+                raw_val, targets_val, self._weights(sample_weight_val, len(raw_val), raw_val.dtype)
             )
         return session
 
@@ -193,36 +209,42 @@ class BaseMultiTask(
                 "Got early_stopping=True in partial_fit, expected False or 'auto': there is no "
                 "validation set from call to call. Use fit."
             )
-        continued, given = hasattr(self, "net_"), (X, y)
-        X, targets = self._read(X, y, reset=not continued)
+        continued, given = self.__sklearn_is_fitted__(), (X, y)
+        raw, targets = self._read(X, y, reset=not continued)
         weight = self._begin(
-            X, targets, sample_weight, continued=continued, classes=classes, incremental=True
+            raw, targets, sample_weight, continued=continued, classes=classes, incremental=True
         )
-        train(Session(self, X, targets, weight, given=given, continued=continued, incremental=True))
+        fit_networks(
+            Session(self, raw, targets, weight, given=given, continued=continued, incremental=True)
+        )
         return self
 
-    def _read(self, X: Any, y: Any, *, reset: bool) -> tuple[NDArray[Any], Targets]:
-        """Validate X as an array and read Y as columns, of as many rows."""
+    def _read(self, X: Any, y: Any, *, reset: bool) -> tuple[RawTable, Targets]:
+        """Validate X and read Y as columns, of as many rows."""
         targets = read_targets(y)
-        X = self._validated(X, reset=reset)
-        check_consistent_length(X, targets.columns[0].values)
-        return X, targets
+        raw = self._validated(X, reset=reset)
+        check_consistent_length(raw.numbers, targets.columns[0].values)
+        return raw, targets
 
-    def _validated(self, X: Any, *, reset: bool) -> NDArray[Any]:
-        if np.ma.is_masked(X):
-            raise ValueError(
-                "Input X contains NaN: got masked cells, expected a value in each. Fill them, for "
-                "instance with X.filled(0), or impute them."
-            )
-        dtypes = admissible_dtypes(self.dtype if reset else "auto")
-        return cast(
-            "NDArray[Any]",
-            validate_data(self, X, dtype=dtypes, order="C", reset=reset, accept_sparse=False),
+    def _validated(self, X: Any, *, reset: bool) -> RawTable:
+        return read_table(
+            self,
+            X,
+            reset=reset,
+            categorical_features=self.categorical_features,
+            dtypes=admissible_dtypes(self.dtype if reset else "auto"),
         )
+
+    def _encoded(self, X: Any) -> tuple[torch.Tensor, Any]:
+        """Return X as the network reads it, and X's type, in which results are given."""
+        check_is_fitted(self)
+        raw = self._validated(X, reset=False)
+        dtype = DTYPES[str(self._torch_dtype).removeprefix("torch.")]
+        return to_tensor(self._columns.transform(raw, dtype)), raw.dtype.type
 
     def _begin(
         self,
-        X: NDArray[Any],
+        raw: RawTable,
         targets: Targets,
         sample_weight: Any,
         *,
@@ -233,7 +255,7 @@ class BaseMultiTask(
         """Set up tasks and random streams, or check that they still fit; return the weights."""
         if continued:
             targets = self._aligned(targets)
-            weight = self._weights(sample_weight, len(X), X.dtype)
+            weight = self._weights(sample_weight, len(raw), raw.dtype)
             if not incremental:
                 check_has_labels(targets, self.task_names_, weight)
             check_same_classes(classes, self._tasks)
@@ -247,7 +269,7 @@ class BaseMultiTask(
             )
         names = targets.task_names
         self.task_names_, self._has_names = list(names), targets.names is not None
-        weight = self._weights(sample_weight, len(X), X.dtype)
+        weight = self._weights(sample_weight, len(raw), raw.dtype)
         if not incremental:
             check_has_labels(targets, names, weight)
         kinds = self._kinds(targets, names)
@@ -263,6 +285,7 @@ class BaseMultiTask(
         self._task_losses = resolve_losses(self.loss, kinds, names)
         self._tasks = describe_tasks(targets, kinds, self._task_losses, weight, known)
         self._links = resolve_cascade(self.task_dependencies, self._tasks)
+        self._columns = Columns(self.scaling).fit(raw, row_weights(weight))
         self._one_d = targets.one_d
         self.task_types_ = [task.kind for task in self._tasks]
         self.n_tasks_ = len(names)
@@ -273,8 +296,8 @@ class BaseMultiTask(
     def _draw_seeds(self) -> None:
         """Take a seed for each source of random numbers of a fit."""
         random = check_random_state(self.random_state)
-        seeds = spawn_seeds(int(random.randint(2**31 - 1)), 5)
-        self._seeds, self._shuffle = seeds[:4], Stream(seeds[4])
+        seeds = spawn_seeds(int(random.randint(2**31 - 1)), 6)
+        self._seeds, self._shuffle, self._member_seed = seeds[:4], Stream(seeds[4]), seeds[5]
 
     def _aligned(self, targets: Targets) -> Targets:
         """Return the columns in the order of the tasks."""
@@ -307,11 +330,29 @@ class BaseMultiTask(
 
     # Reading out --------------------------------------------------------------------------
 
-    def _raw(self, X: Any) -> tuple[tuple[torch.Tensor, ...], Any]:
-        """Return raw outputs for X, and X's type, in which results are given."""
-        check_is_fitted(self)
-        X = self._validated(X, reset=False)
-        return self.net_.raw_outputs(to_tensor(X).to(self._torch_dtype)), X.dtype.type
+    @property
+    def _nets(self) -> list[Any]:
+        """The trained nets: one, or one a member."""
+        if hasattr(self, "estimators_"):
+            return [member.net_ for member in self.estimators_]
+        return [self.net_]
+
+    def _outcomes_by_net(self, X: Any) -> tuple[list[list[NDArray[Any]]], Any]:
+        """Return what each task's loss reads in the outputs of every net, and the type of X."""
+        rows, dtype = self._encoded(X)
+        by_net = [
+            outcomes(net.module_.groups, net.raw_outputs(rows), self._links) for net in self._nets
+        ]
+        return by_net, dtype
+
+    def _outcomes(self, X: Any) -> tuple[list[NDArray[Any]], Any]:
+        """Return what each task's loss reads in the outputs, and the type of results, X's.
+
+        Of several members it is the mean: of probabilities, which are then calibrated, and of
+        amounts.
+        """
+        by_net, dtype = self._outcomes_by_net(X)
+        return calibrated(mean_outcomes(by_net), self), dtype
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Predict labels, in the classes and units of the training labels.
@@ -330,14 +371,12 @@ class BaseMultiTask(
         return join(self._predict_columns(X), one_d=getattr(self, "_one_d", False))
 
     def _predict_columns(self, X: Any) -> list[NDArray[Any]]:
-        raw, dtype = self._raw(X)
-        return predictions(outcomes(self.net_.module_.groups, raw, self._links), self._tasks, dtype)
+        found, dtype = self._outcomes(X)
+        return predictions(found, self._tasks, dtype)
 
     def _probabilities(self, X: Any) -> list[NDArray[Any] | None]:
-        raw, dtype = self._raw(X)
-        return probabilities(
-            outcomes(self.net_.module_.groups, raw, self._links), self._tasks, dtype
-        )
+        found, dtype = self._outcomes(X)
+        return probabilities(found, self._tasks, dtype)
 
     def transform(self, X: Any) -> NDArray[Any]:
         """Return the representation that the heads read.
@@ -351,13 +390,18 @@ class BaseMultiTask(
         -------
         Z : ndarray of shape (n_samples, n_outputs) or (n_samples, n_tasks * n_outputs)
             The shared representation; where the trunk gives every task its own (mmoe, ple,
-            single_task), theirs side by side, in the order of the tasks.
+            single_task), theirs side by side, in the order of the tasks. Of several members,
+            those of all stand side by side.
         """
-        check_is_fitted(self)
-        X = self._validated(X, reset=False)
-        features = self.net_.features(to_tensor(X).to(self._torch_dtype))
-        flat = features if features.ndim == 2 else np.hstack(list(features))
-        return cast("NDArray[Any]", flat.astype(X.dtype))  # a trunk of no layers hands on X itself
+        rows, dtype = self._encoded(X)
+        flat = np.hstack(
+            [
+                part
+                for features in (net.features(rows) for net in self._nets)
+                for part in (features if features.ndim == 3 else [features])
+            ]
+        )
+        return flat.astype(dtype)  # a trunk of no layers hands on X itself
 
     @property
     def _n_features_out(self) -> int:
@@ -366,17 +410,19 @@ class BaseMultiTask(
 
     @property
     def _torch_dtype(self) -> torch.dtype:
-        dtype: torch.dtype = next(self.net_.module_.parameters()).dtype
+        dtype: torch.dtype = next(self._nets[0].module_.parameters()).dtype
         return dtype
 
     def _resolved_device(self) -> torch.device:
         return check_device(self.device)
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "net_")
+        return hasattr(self, "net_") or hasattr(self, "estimators_")
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.sparse = True
         tags.target_tags.required = True
         tags.target_tags.multi_output = True
         if tags.transformer_tags is not None:

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from sk_mtl.estimators._base import BaseMultiTask
 from sk_mtl.estimators._docs import document
 from sk_mtl.estimators._mixins import ProbabilityMixin, ScoreMixin
+from sk_mtl.estimators._uncertainty import SetMixin
 from sk_mtl.targets import Targets
 
 
@@ -23,7 +24,7 @@ def _fitted_on_one_task(estimator: Any) -> bool:
 
 
 @document("classifier")
-class MultiTaskClassifier(ScoreMixin, ClassifierMixin, ProbabilityMixin, BaseMultiTask):
+class MultiTaskClassifier(ScoreMixin, ClassifierMixin, ProbabilityMixin, SetMixin, BaseMultiTask):
     """Neural network for several classification tasks on one table.
 
     Tasks may have different numbers of classes, and labels may be missing for some of them.
@@ -56,7 +57,7 @@ class MultiTaskClassifier(ScoreMixin, ClassifierMixin, ProbabilityMixin, BaseMul
     >>> X = rng.normal(size=(200, 5))
     >>> Y = np.column_stack([X[:, 0] > 0, X[:, 0] + X[:, 1] > 0]).astype(float)
     >>> Y[::3, 1] = np.nan  # a third of the second task's labels is missing
-    >>> clf = MultiTaskClassifier(learning_rate_init=0.01, random_state=0).fit(X, Y)
+    >>> clf = MultiTaskClassifier(random_state=0).fit(X, Y)
     >>> clf.predict(X[:3]).shape
     (3, 2)
     >>> [p.shape for p in clf.predict_proba(X[:3])]
@@ -69,23 +70,30 @@ class MultiTaskClassifier(ScoreMixin, ClassifierMixin, ProbabilityMixin, BaseMul
         self,
         trunk: Any = "shared_bottom",
         *,
-        hidden_layer_sizes: Any = (100,),
+        categorical_features: Any = "from_dtype",
+        scaling: str | None = "robust",
+        embedding: Any = "piecewise_linear",
+        linear_path: bool = True,
+        hidden_layer_sizes: Any = (256, 128),
         head_hidden_layer_sizes: Any = (),
         activation: str = "relu",
-        dropout: float = 0.0,
+        dropout: float | str = "auto",
         loss: Any = None,
         task_dependencies: Any = None,
         task_weights: Any = None,
         weighting: Any = "static",
         penalty: Any = None,
+        n_members: int = 8,
+        calibrate: bool = False,
         class_weight: Any = None,
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
-        learning_rate_init: float = 0.001,
+        learning_rate_init: float = 0.002,
         momentum: float = 0.9,
         nesterovs_momentum: bool = True,
-        max_iter: int = 200,
+        ema_decay: float = 0.99,
+        max_iter: int = 256,
         shuffle: bool = True,
         random_state: Any = None,
         tol: float = 0.0001,
@@ -93,7 +101,7 @@ class MultiTaskClassifier(ScoreMixin, ClassifierMixin, ProbabilityMixin, BaseMul
         warm_start: bool = False,
         early_stopping: bool | str = "auto",
         validation_fraction: float = 0.1,
-        n_iter_no_change: float = 10,
+        n_iter_no_change: float | str = "auto",
         stopping_tasks: Any = None,
         stopping_rule: str = "mean",
         dtype: str = "auto",
@@ -101,6 +109,10 @@ class MultiTaskClassifier(ScoreMixin, ClassifierMixin, ProbabilityMixin, BaseMul
         callbacks: Any = None,
     ) -> None:
         self.trunk = trunk
+        self.categorical_features = categorical_features
+        self.scaling = scaling
+        self.embedding = embedding
+        self.linear_path = linear_path
         self.hidden_layer_sizes = hidden_layer_sizes
         self.head_hidden_layer_sizes = head_hidden_layer_sizes
         self.activation = activation
@@ -110,6 +122,8 @@ class MultiTaskClassifier(ScoreMixin, ClassifierMixin, ProbabilityMixin, BaseMul
         self.task_weights = task_weights
         self.weighting = weighting
         self.penalty = penalty
+        self.n_members = n_members
+        self.calibrate = calibrate
         self.class_weight = class_weight
         self.solver = solver
         self.alpha = alpha
@@ -117,6 +131,7 @@ class MultiTaskClassifier(ScoreMixin, ClassifierMixin, ProbabilityMixin, BaseMul
         self.learning_rate_init = learning_rate_init
         self.momentum = momentum
         self.nesterovs_momentum = nesterovs_momentum
+        self.ema_decay = ema_decay
         self.max_iter = max_iter
         self.shuffle = shuffle
         self.random_state = random_state
@@ -150,11 +165,25 @@ class MultiTaskClassifier(ScoreMixin, ClassifierMixin, ProbabilityMixin, BaseMul
             The log-odds of the second of two classes, or a score for each of more classes.
         """
         check_is_fitted(self)
-        raw, dtype = self._raw(X)
-        scores = raw[0][0].numpy().astype(dtype)  # (row, output) of the one task
+        if len(self._nets) > 1 or self.calibrate:
+            return self._log_odds(X)
+        rows, dtype = self._encoded(X)
+        # (row, output) of the one task; probabilities that round to 1 still differ in these
+        scores: NDArray[Any] = self.net_.raw_outputs(rows)[0][0].numpy().astype(dtype)
         if self._tasks[0].n_classes == 1:
             return np.zeros(len(scores), dtype=dtype)
         return scores[:, 0] if scores.shape[1] == 1 else scores
+
+    def _log_odds(self, X: Any) -> NDArray[Any]:
+        """Return what ``decision_function`` returns, from the probabilities."""
+        p, dtype = self._probabilities(X)[0], self._encoded(X)[1]
+        assert p is not None
+        tiny = np.finfo(p.dtype).tiny
+        if p.shape[1] == 1:
+            return np.zeros(len(p), dtype=dtype)
+        log_p = np.log(np.maximum(p, tiny)).astype(dtype)
+        scores: NDArray[Any] = log_p[:, 1] - log_p[:, 0] if p.shape[1] == 2 else log_p
+        return scores
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -30,6 +30,13 @@ def outcomes(
     return by_task
 
 
+def mean_outcomes(by_net: Sequence[list[NDArray[Any]]]) -> list[NDArray[Any]]:
+    """Return the mean over networks of every task's outcomes."""
+    if len(by_net) == 1:
+        return by_net[0]
+    return [np.mean(task, axis=0) for task in zip(*by_net, strict=True)]
+
+
 def predictions(
     outcomes: Sequence[NDArray[Any]], tasks: Sequence[Task], dtype: Any
 ) -> list[NDArray[Any]]:

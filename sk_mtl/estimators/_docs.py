@@ -11,14 +11,33 @@ trunk : str or Trunk, default="shared_bottom"
     What stands between the features and the heads: "shared_bottom", "mmoe", "ple",
     "cross_stitch", "dselect_k", "attention", "adatt", "soft_sharing", "single_task", or an object
     such as ``MMoE(n_experts=4)``.
-hidden_layer_sizes : tuple of int, default=(100,)
+categorical_features : "from_dtype", array-like or None, default="from_dtype"
+    Which columns are categories: those of a frame that hold strings or are of a categorical
+    dtype; or names, indices or a mask of columns; or none. A missing cell is a category of its
+    own, rare categories are one, and one that is seen first in ``predict`` counts as rare, or as
+    missing where none was.
+scaling : {"robust", "standard"} or None, default="robust"
+    What is done to numbers: "robust" subtracts the median, divides by the interquartile range,
+    and clips smoothly; "standard" subtracts the mean and divides by the standard deviation; None
+    leaves them as they are.
+    Missing cells are filled with the centre, and flagged in a column of their own.
+embedding : str, Embedding or None, default="piecewise_linear"
+    What numbers become before the trunk reads them: "piecewise_linear", "periodic", None, or an
+    object such as ``PiecewiseLinear(n_bins=8)`` of ``sk_mtl.embeddings``. Numbers of a sparse X
+    enter as they are.
+linear_path : bool, default=True
+    Whether to fit a ridge regression beside each network, and to mix it in as much as helps on
+    held-out rows. Not with ``task_dependencies`` or a sparse X, not where no rows are held out,
+    and not where it would take longer than some seconds.
+hidden_layer_sizes : tuple of int, default=(256, 128)
     Widths of the hidden layers of the trunk; of every expert's where there are experts.
 head_hidden_layer_sizes : tuple of int, default=()
     Widths of the hidden layers of each task's own head.
 activation : {"identity", "logistic", "tanh", "relu", "gelu", "silu"}, default="relu"
     Activation of the hidden layers.
-dropout : float, default=0.0
-    Share of hidden units dropped while training.
+dropout : float or "auto", default="auto"
+    Share of hidden units dropped while training; "auto" is 0.1 where members hold rows out in
+    turn, else 0.
 loss : str, Loss, list, dict or None, default=None
     {loss}
 task_dependencies : dict, Cascade or None, default=None
@@ -37,6 +56,11 @@ penalty : str, Penalty or None, default=None
     On the heads of related tasks: "covariance" and "cluster" learn how tasks are related, "graph"
     is told, "trace_norm" keeps heads in few dimensions. ``sk_mtl.penalties`` has them as objects.
     Tasks of more than two classes stand apart.
+n_members : int, default=8
+    Networks that are trained and averaged. On 64 rows or more each of five or more holds out a
+    fold of its own to stop by, so that every row is learned from by the others. They train as one
+    stack, unless something has to follow a single network: ``callbacks``, ``verbose`` (which
+    prints the epochs of one member after the other), a weighting by gradients.
 {class_weight}solver : {"adam", "sgd"}, default="adam"
     Optimiser.
 alpha : float, default=0.0001
@@ -44,14 +68,18 @@ alpha : float, default=0.0001
     loss, as in scikit-learn's MLP. A task's own layers are penalised in proportion to the
     task's weight.
 batch_size : int or "auto", default="auto"
-    Rows a batch; "auto" is ``min(200, n_samples)``.
-learning_rate_init : float, default=0.001
+    Rows a batch; "auto" is ``n_samples // 32``, from 32 to 256, where members hold rows out in
+    turn, else ``min(200, n_samples)``.
+learning_rate_init : float, default=0.002
     Learning rate.
 momentum : float, default=0.9
     Momentum. Only used when ``solver="sgd"``.
 nesterovs_momentum : bool, default=True
     Whether momentum is Nesterov's. Only used when ``solver="sgd"`` and ``momentum > 0``.
-max_iter : int, default=200
+ema_decay : float, default=0.99
+    Share that a step leaves of the moving average of the weights, which is what is validated and
+    predicts; 0 keeps the weights of the last step. Not used by ``partial_fit``.
+max_iter : int, default=256
     Epochs at most.
 shuffle : bool, default=True
     Whether to shuffle the rows in every epoch.
@@ -66,18 +94,22 @@ warm_start : bool, default=False
     Whether ``fit`` continues from the last fit.
 early_stopping : bool or "auto", default="auto"
     Whether to watch validation rows, stop when they no longer improve, and restore the best
-    weights. "auto" does so above 10,000 rows, or where ``fit`` is given validation rows.
+    weights. "auto" does so where ``fit`` is given validation rows, with several members from 64
+    rows on, and with one above 10,000.
 validation_fraction : float, default=0.1
-    Share of the rows set aside for that. Only used when ``fit`` is given none.
-n_iter_no_change : int or float, default=10
-    Epochs without improvement before training stops; ``inf`` never stops early.
+    Share of the rows set aside for that; of several members each holds out at least as much.
+    Only used when ``fit`` is given none.
+n_iter_no_change : int, float or "auto", default="auto"
+    Epochs without improvement before training stops; ``inf`` never stops early. "auto" is 400
+    steps, but 8 epochs at least, where members hold rows out in turn, else 10 epochs.
 stopping_tasks : list of str or int, or None, default=None
     Tasks that early stopping watches; None watches all.
 stopping_rule : {"mean", "worst"}, default="mean"
     Whether early stopping watches the mean over tasks of the validation loss relative to its
     first value, or the worst task's.
 dtype : {"auto", "float32", "float64"}, default="auto"
-    Type of the computation; "auto" takes the type of X, float64 if X is of neither.
+    Type of the computation; "auto" is float32 where members hold rows out in turn, else the type
+    of X, float64 if X is of neither.
 device : str or torch.device, default="cpu"
     Where to compute: "cpu", "cuda", "mps", or "auto" for the best there is.
 callbacks : list of skorch callbacks or None, default=None
@@ -85,7 +117,11 @@ callbacks : list of skorch callbacks or None, default=None
     targets.
 """
 
-CLASS_WEIGHT = """class_weight : dict, list, "balanced" or None, default=None
+CLASS_WEIGHT = """calibrate : bool, default=False
+    Whether to scale every task's probabilities by a temperature (Guo et al. 2017) that is
+    fitted to the rows held out for early stopping. Labels stay as they are. In a funnel a child
+    that would come out above its parent is as probable as the parent.
+class_weight : dict, list, "balanced" or None, default=None
     Weights of classes: "balanced" for all tasks; for one-dimensional y a dict by class; for
     several tasks a dict by task name or a list, of "balanced", dicts by class, or None.
     "balanced" is taken over the labelled training samples of each task; ``partial_fit``,
@@ -103,8 +139,13 @@ n_tasks_ : int
     Number of features.
 feature_names_in_ : ndarray of shape (n_features_in_,)
     Names of the features, where X has names that are all strings.
+is_categorical_ : ndarray of bool of shape (n_features_in_,) or None
+    Which columns are categories; None where none is.
+estimators_ : list of estimators
+    The members, each an estimator of one network; only with ``n_members > 1``. What follows are
+    means over those still training then.
 n_iter_ : int
-    Epochs trained.
+    Epochs trained, by the member that took longest.
 loss_curve_ : list of float
     Training loss of every epoch.
 task_loss_curves_ : ndarray of shape (n_iter_, n_tasks)
@@ -122,10 +163,12 @@ task_covariance_, task_correlation_ : ndarray of shape (n_tasks, n_tasks)
     How tasks are related; only with ``penalty="covariance"``.
 net_ : skorch.NeuralNet
     The trained net: ``net_.module_`` is the torch module, ``net_.history`` has the losses and
-    weights of every task and epoch.
+    weights of every task and epoch. With several members each of ``estimators_`` has its own.
 """
 
-CLASSES = """classes_ : ndarray of shape (n_classes,) or list of such arrays
+CLASSES = """temperatures_ : ndarray of shape (n_tasks,)
+    What log-probabilities are divided by{nan}; only with ``calibrate=True``.
+classes_ : ndarray of shape (n_classes,) or list of such arrays
     Classes; a list with one array a task for two-dimensional Y{extra}.
 """
 
@@ -151,7 +194,9 @@ def document(kind: str) -> Callable[[ClassT], ClassT]:
             "{class_weight}", "" if kind == "regressor" else CLASS_WEIGHT
         )
         extra = ", None for a regression task" if kind == "mixed" else ""
-        classes = "" if kind == "regressor" else CLASSES.replace("{extra}", extra)
+        nan = ", NaN for a regression task" if kind == "mixed" else ""
+        known = CLASSES.replace("{extra}", extra).replace("{nan}", nan)
+        classes = "" if kind == "regressor" else known
         attributes = ATTRIBUTES.replace("{classes}", classes)
         doc = cls.__doc__ or ""
         for name, text in (("parameters", parameters), ("attributes", attributes)):

@@ -38,10 +38,11 @@ def set_fitted(
         est.best_loss_ = min(est.loss_curve_)
         est.best_iter_ = est.loss_curve_.index(est.best_loss_) + 1
     _set_relations(est, net)
-    one_row = net.features(to_tensor(session.X[:1].astype(session.dtype)))
+    one_row = net.features(to_tensor(session.X[:1]))
     est._n_features_transformed = one_row.size  # the tasks' side by side, where each has its own
     tell()
-    _warn_of_the_end(session, net, stopping)
+    if session.member is None:  # members are warned of together
+        _warn_of_the_end(session, net, stopping)
 
 
 def _warn_of_the_end(session: Session, net: MultiTaskNet, stopping: TaskStopping) -> None:

@@ -49,6 +49,18 @@ def encode_labels(targets: Targets, tasks: Sequence[Task], dtype: Any) -> NDArra
     return y
 
 
+def indicators(y: NDArray[Any], tasks: Sequence[Task]) -> NDArray[Any]:
+    """Return encoded labels with a 0/1 column a class in the place of tasks of three and more."""
+    columns = []
+    for column, task in zip(y.T, tasks, strict=True):
+        if task.n_classes <= 2:
+            columns.append(column)
+            continue
+        codes = np.where(np.isnan(column), np.nan, 0.0)
+        columns += [codes + (column == k) for k in range(task.n_classes)]
+    return np.column_stack(columns)
+
+
 def weigh_labels(
     y: NDArray[Any], sample_weight: NDArray[Any] | None, factors: Sequence[NDArray[Any] | None]
 ) -> Labels:

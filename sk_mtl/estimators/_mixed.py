@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from sklearn.utils import ClassifierTags
+
 from sk_mtl._support import InferredTaskTypesWarning, StrOptions, warn
 from sk_mtl.estimators._base import BaseMultiTask
 from sk_mtl.estimators._docs import document
 from sk_mtl.estimators._mixins import ProbabilityMixin, ScoreMixin
+from sk_mtl.estimators._uncertainty import IntervalMixin, SetMixin
 from sk_mtl.targets import Targets
 from sk_mtl.tasks import by_task, infer_kinds
 
@@ -16,7 +19,7 @@ KINDS = ("classification", "regression")
 
 
 @document("mixed")
-class MultiTaskEstimator(ScoreMixin, ProbabilityMixin, BaseMultiTask):
+class MultiTaskEstimator(ScoreMixin, ProbabilityMixin, IntervalMixin, SetMixin, BaseMultiTask):
     """Neural network for classification and regression tasks on one table.
 
     To scikit-learn it is neither a classifier nor a regressor, so ``cv=5`` means plain folds
@@ -48,9 +51,9 @@ class MultiTaskEstimator(ScoreMixin, ProbabilityMixin, BaseMultiTask):
     >>> X = rng.normal(size=(200, 5))
     >>> Y = np.empty((200, 2), dtype=object)
     >>> Y[:, 0] = np.where(X[:, 0] > 0, "late", "on time")
-    >>> Y[:, 1] = X[:, 0] + X[:, 1]
+    >>> Y[:, 1] = X[:, 0] + X[:, 1] + rng.normal(size=200)
     >>> Y[::3, 0] = None  # a third of the first task's labels is missing
-    >>> model = MultiTaskEstimator(learning_rate_init=0.01, random_state=0).fit(X, Y)
+    >>> model = MultiTaskEstimator(random_state=0).fit(X, Y)
     >>> model.task_types_
     ['binary', 'regression']
     >>> model.predict(X[:1])[0, 0] in ("late", "on time")
@@ -70,23 +73,30 @@ class MultiTaskEstimator(ScoreMixin, ProbabilityMixin, BaseMultiTask):
         trunk: Any = "shared_bottom",
         *,
         tasks: Any = "auto",
-        hidden_layer_sizes: Any = (100,),
+        categorical_features: Any = "from_dtype",
+        scaling: str | None = "robust",
+        embedding: Any = "piecewise_linear",
+        linear_path: bool = True,
+        hidden_layer_sizes: Any = (256, 128),
         head_hidden_layer_sizes: Any = (),
         activation: str = "relu",
-        dropout: float = 0.0,
+        dropout: float | str = "auto",
         loss: Any = None,
         task_dependencies: Any = None,
         task_weights: Any = None,
         weighting: Any = "static",
         penalty: Any = None,
+        n_members: int = 8,
+        calibrate: bool = False,
         class_weight: Any = None,
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
-        learning_rate_init: float = 0.001,
+        learning_rate_init: float = 0.002,
         momentum: float = 0.9,
         nesterovs_momentum: bool = True,
-        max_iter: int = 200,
+        ema_decay: float = 0.99,
+        max_iter: int = 256,
         shuffle: bool = True,
         random_state: Any = None,
         tol: float = 0.0001,
@@ -94,7 +104,7 @@ class MultiTaskEstimator(ScoreMixin, ProbabilityMixin, BaseMultiTask):
         warm_start: bool = False,
         early_stopping: bool | str = "auto",
         validation_fraction: float = 0.1,
-        n_iter_no_change: float = 10,
+        n_iter_no_change: float | str = "auto",
         stopping_tasks: Any = None,
         stopping_rule: str = "mean",
         dtype: str = "auto",
@@ -103,6 +113,10 @@ class MultiTaskEstimator(ScoreMixin, ProbabilityMixin, BaseMultiTask):
     ) -> None:
         self.trunk = trunk
         self.tasks = tasks
+        self.categorical_features = categorical_features
+        self.scaling = scaling
+        self.embedding = embedding
+        self.linear_path = linear_path
         self.hidden_layer_sizes = hidden_layer_sizes
         self.head_hidden_layer_sizes = head_hidden_layer_sizes
         self.activation = activation
@@ -112,6 +126,8 @@ class MultiTaskEstimator(ScoreMixin, ProbabilityMixin, BaseMultiTask):
         self.task_weights = task_weights
         self.weighting = weighting
         self.penalty = penalty
+        self.n_members = n_members
+        self.calibrate = calibrate
         self.class_weight = class_weight
         self.solver = solver
         self.alpha = alpha
@@ -119,6 +135,7 @@ class MultiTaskEstimator(ScoreMixin, ProbabilityMixin, BaseMultiTask):
         self.learning_rate_init = learning_rate_init
         self.momentum = momentum
         self.nesterovs_momentum = nesterovs_momentum
+        self.ema_decay = ema_decay
         self.max_iter = max_iter
         self.shuffle = shuffle
         self.random_state = random_state
@@ -153,3 +170,9 @@ class MultiTaskEstimator(ScoreMixin, ProbabilityMixin, BaseMultiTask):
                 InferredTaskTypesWarning,
             )
         return kinds
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        # scikit-learn's checks with sparse X read it of whatever predicts probabilities
+        tags.classifier_tags = ClassifierTags()
+        return tags

@@ -15,7 +15,7 @@ from sk_mtl.targets import read_targets
 
 def _has_classes(estimator: Any) -> bool:
     """Whether some task of the estimator is, or may turn out to be, a classification task."""
-    return not hasattr(estimator, "net_") or hasattr(estimator, "classes_")
+    return not estimator.__sklearn_is_fitted__() or hasattr(estimator, "classes_")
 
 
 class ProbabilityMixin:

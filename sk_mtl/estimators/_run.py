@@ -22,9 +22,10 @@ from sk_mtl.training import MultiTaskNet
 OWN_CALLBACKS = ("epoch_report", "sklearn_epochs", "task_stopping")
 
 
-def train(session: Session) -> None:
-    """Train the session's estimator, and set its fitted attributes."""
-    est, plan = session.est, session.plan()
+def train(session: Session, plan: Plan | None = None) -> None:
+    """Train the one network of the session's estimator, and set its fitted attributes."""
+    est = session.est
+    plan = plan or session.plan()
     network = _network(session, plan)
     relay = SklearnRelay(session)
     own = copy.deepcopy(check_callbacks(est.callbacks))
@@ -53,6 +54,10 @@ def _network(session: Session, plan: Plan) -> MultiTaskNetwork:
     if session.continued:
         check_same_architecture(est._architecture, plan.shape)
         network: MultiTaskNetwork = copy.deepcopy(est.net_.module_)
+        if not session.incremental:
+            network.linear = None  # it is trained without, as before
+        elif network.linear is not None:
+            network.linear.absorb(network)
         return network
     est._architecture = plan.shape
     return build([session], [plan], stack=())
@@ -64,11 +69,14 @@ def build(
     """Return a new network, or a stack of one a session, all of one form."""
     session, plan = sessions[0], plans[0]
     est = session.est
-    rates = [s.est.dropout for s in sessions]
+    rates = [s.dropout for s in sessions]
     return build_network(
         plan.trunk,
         group_tasks(est._tasks, est._task_losses, est._links),
         n_inputs=session.X.shape[1],
+        embedding=plan.embedding,
+        prepared=[p.prepared for p in plans],
+        layout=est._columns.layout,
         n_tasks=est.n_tasks_,
         hidden_layer_sizes=plan.shape["hidden_layer_sizes"][1],
         head_hidden_layer_sizes=plan.shape["head_hidden_layer_sizes"][1],
@@ -100,6 +108,7 @@ def make_net(
         objective,
         task_names=est.task_names_,
         decay=plan.decay,
+        ema_decay=0.0 if session.incremental else est.ema_decay,
         shuffle=est._shuffle if est.shuffle else None,
         device=session.device,
         lr=est.learning_rate_init,
@@ -173,7 +182,7 @@ class SklearnRelay:
                 estimator=self.est,
                 X=self.X,
                 y=self.y,
-                reconstruction_attributes=self._fitted_so_far,
+                reconstruction_attributes=lambda: fitted_so_far(self.est),
             )
         )
 
@@ -182,6 +191,8 @@ class SklearnRelay:
         if self.active:
             self.end_epoch(self._context)
 
-    def _fitted_so_far(self) -> dict[str, Any]:
-        parameters = self.est.get_params(deep=False)
-        return {k: v for k, v in vars(self.est).items() if k not in parameters}
+
+def fitted_so_far(est: Any) -> dict[str, Any]:
+    """Return what an estimator has by now beside its parameters."""
+    parameters = est.get_params(deep=False)
+    return {k: v for k, v in vars(est).items() if k not in parameters}

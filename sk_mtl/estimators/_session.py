@@ -9,17 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 
-from sk_mtl._support import resolve_recipe, warn
+from sk_mtl._support import fingerprint, resolve_recipe, warn
 from sk_mtl.batches import TaskData
 from sk_mtl.callbacks import TaskStopping
 from sk_mtl.cascades._recipes import complete_labels
-from sk_mtl.columns import DTYPES, to_tensor
+from sk_mtl.columns import DTYPES, RawTable, to_tensor
+from sk_mtl.embeddings import EMBEDDINGS, Embedding, Prepared, prepare_inputs
 from sk_mtl.estimators._architecture import architecture
+from sk_mtl.estimators._folds import deal, leave_labels, n_folds_for, share
 from sk_mtl.estimators._labels import (
     Labels,
     class_factors,
     encode_labels,
+    indicators,
     resolve_class_weight,
     resolve_task_weights,
     weigh_labels,
@@ -31,6 +35,12 @@ from sk_mtl.trunks import TRUNKS, Trunk
 from sk_mtl.weighting import WEIGHTINGS, Weighting, resolve_weighting
 
 AUTO_EARLY_STOPPING_ROWS = 10_000  # as in scikit-learn's HistGradientBoosting
+# From here on members hold out rows in turn, which loses no label, and take small batches in single
+# precision. On fewer rows training is exact: a row of weight 2 is a row twice.
+AUTO_ROTATION_ROWS = 64
+AUTO_DROPOUT = 0.1
+PATIENT_STEPS, FEWEST_PATIENT = 400, 8
+STEPS_AN_EPOCH, FEWEST_A_BATCH, MOST_A_BATCH = 32, 32, 256
 
 
 @dataclass(frozen=True)
@@ -43,8 +53,10 @@ class Plan:
         Training and validation rows; the latter may be None.
     trunk, weighting : Recipe
         The parts that were named.
-    penalty : Penalty or None
+    embedding, penalty : Recipe or None
         Likewise.
+    prepared : Prepared
+        What the embedding knows of the training table.
     shape : dict
         See :func:`~sk_mtl.estimators._architecture.architecture`.
     task_weights : Tensor of shape (n_tasks,)
@@ -60,6 +72,8 @@ class Plan:
     train: TaskData
     valid: TaskData | None
     trunk: Trunk
+    embedding: Embedding | None
+    prepared: Prepared
     weighting: Weighting
     penalty: Penalty | None
     shape: dict[str, tuple[str, Any]]
@@ -76,8 +90,8 @@ class Session:
     ----------
     estimator : BaseMultiTask
         Gives the parameters and tasks, and takes the fitted attributes.
-    X : ndarray of shape (n_samples, n_features)
-        Validated features.
+    raw : RawTable
+        Features as they were read.
     targets : Targets
         Labels, in the order of the tasks.
     weight : ndarray of shape (n_samples, 1 or n_tasks) or None
@@ -93,7 +107,7 @@ class Session:
     def __init__(
         self,
         estimator: Any,
-        X: NDArray[Any],
+        raw: RawTable,
         targets: Targets,
         weight: NDArray[Any] | None,
         *,
@@ -101,25 +115,54 @@ class Session:
         continued: bool,
         incremental: bool = False,
     ) -> None:
-        self.est, self.X, self.given = estimator, X, given
+        self.est, self.given = estimator, given
         self.continued, self.incremental = continued, incremental
         self.device = estimator._resolved_device()
-        self.dtype = _compute_dtype(estimator.dtype, X, self.device)
+        several, aligned = estimator.n_members > 1 and not incremental, estimator._aligned(targets)
+        self.rotates = several and n_useful(aligned, weight) >= AUTO_ROTATION_ROWS
+        given_dtype = np.float32 if self.rotates else raw.dtype.type
+        self.dtype = _compute_dtype(estimator.dtype, given_dtype, self.device)
         if continued:
             self.dtype = DTYPES[str(estimator._torch_dtype).removeprefix("torch.")]
+        self.X = estimator._columns.transform(raw, self.dtype)
+        self.row_weight = row_weights(weight)
         y = self._encode(targets)
         # The training labels say what is balanced, for the validation rows too.
         self.class_factors = class_factors(self._class_rules(), estimator._tasks, y, weight)
         self.labels = weigh_labels(y, weight, self.class_factors)
         self.rows = self.labels.useful_rows()
         self.valid: TaskData | None = None
-        self._tables: dict[Any, tuple[TaskData, TaskData | None, NDArray[np.float64]]] = {}
+        self.member: int | None = None  # which of several, that hold out rows in turn
+        self.n_members = 1
+        self._split_seed = estimator._seeds[3]
+        self.tables: dict[Any, Any] = {}
 
     def sibling(self, estimator: Any) -> Session:
         """Return a session on the same data for an estimator that encodes them alike."""
         other = copy.copy(self)
         other.est = estimator
+        other._split_seed = estimator._seeds[3]
         return other
+
+    def of_member(self, number: int, estimator: Any) -> Session:
+        """Return the session of one of several members, an estimator of one network."""
+        other = copy.copy(self)  # one split of the rows for all members
+        other.est, other.member = estimator, number
+        other.n_members = self.est.n_members
+        return other
+
+    def _warn(self, message: str) -> None:
+        """Warn, once for all members."""
+        if not self.member:
+            warn(message)
+
+    @property
+    def dropout(self) -> float:
+        """Share of hidden units that are dropped while training."""
+        rate: float | str = self.est.dropout
+        if isinstance(rate, str):
+            return AUTO_DROPOUT if self.rotates else 0.0
+        return rate
 
     def _class_rules(self) -> list[Any]:
         """Return the rule of class weights of every task."""
@@ -144,9 +187,7 @@ class Session:
         y = encode_labels(aligned, est._tasks, self.dtype)
         return complete_labels(y, est._links, est._tasks)
 
-    def add_validation(
-        self, X: NDArray[Any], targets: Targets, weight: NDArray[Any] | None
-    ) -> None:
+    def add_validation(self, raw: RawTable, targets: Targets, weight: NDArray[Any] | None) -> None:
         """Use these rows for validation."""
         labels = weigh_labels(self._encode(targets), weight, self.class_factors)
         if np.isnan(labels.y).all():
@@ -154,18 +195,18 @@ class Session:
                 "Got y_val without any label, expected at least one to validate on. Pass rows "
                 "with labels, or no validation set."
             )
-        self.valid = self._data(X, labels)
+        self.valid = self._data(self.est._columns.transform(raw, self.dtype), labels)
 
     def _data(self, X: NDArray[Any], labels: Labels) -> TaskData:
         """Return encoded rows as tensors on the device."""
-        y = self._without_constant_tasks(labels.y)
+        y = self.without_constant_tasks(labels.y)
         return TaskData(
-            to_tensor(X.astype(self.dtype, copy=False)),
+            to_tensor(X),
             torch.from_numpy(y),
             None if labels.weight is None else to_tensor(labels.weight),
         ).to(self.device)
 
-    def _without_constant_tasks(self, y: NDArray[Any]) -> NDArray[Any]:
+    def without_constant_tasks(self, y: NDArray[Any]) -> NDArray[Any]:
         """Hide the labels of tasks with a single class: there is nothing to learn from them."""
         constant = [t for t, task in enumerate(self.est._tasks) if task.n_classes == 1]
         if constant:
@@ -183,7 +224,7 @@ class Session:
                 "Got no label that counts: all are missing or weigh nothing, expected at least "
                 "one. Leave this batch out."
             )
-        stop_early = self._stops_early(len(self.X) if self.rows is None else len(self.rows))
+        stop_early = self._stops_early(self.X.shape[0] if self.rows is None else len(self.rows))
         train, valid, masses = self._split_tables(stop_early)
         trunk: Trunk = resolve_recipe(est.trunk, TRUNKS, Trunk, "trunk")
         shape = architecture(est)
@@ -193,13 +234,14 @@ class Session:
             train,
             valid,
             trunk,
+            *self._embedding(train.rows),
             weighting,
             self._penalty(trunk, shape),
             shape,
             weights,
             batch_size,
             self._decay(masses / len(train) * batch_size, private=trunk.private),
-            self._stopping(valid if stop_early else None, weighting),
+            self._stopping(valid if stop_early else None, weighting, -(-len(train) // batch_size)),
         )
 
     def _split_tables(
@@ -210,47 +252,57 @@ class Session:
         Estimators that differ in other parameters than those of the split share the tables.
         """
         splits = stop_early and self.valid is None
-        key = (self.est._seeds[3], self.est.validation_fraction) if splits else None
-        if key not in self._tables:
+        key = (self._split_seed, self.est.validation_fraction, self._fold()) if splits else None
+        if key not in self.tables:
             train_rows, valid = self.rows, self.valid
             if splits:
                 train_rows, valid_rows = self._split(self.rows)
                 valid = self._subset(valid_rows)
-            self._tables[key] = self._subset(train_rows), valid, self._masses(train_rows)
-        return self._tables[key]
+            self.tables[key] = self._subset(train_rows), valid, self._masses(train_rows)
+        found: tuple[TaskData, TaskData | None, NDArray[np.float64]] = self.tables[key]
+        return found
 
     def _subset(self, rows: NDArray[np.intp] | None) -> TaskData:
         """Return a set of some of the rows: one table on the device serves all."""
-        if "all" not in self._tables:
-            self._tables["all"] = self._data(self.X, self.labels), None, np.zeros(0)
-        whole = self._tables["all"][0]
+        if "all" not in self.tables:
+            self.tables["all"] = self._data(self.X, self.labels)
+        whole: TaskData = self.tables["all"]
         return whole if rows is None else whole.subset(torch.from_numpy(rows).to(self.device))
 
     def _stops_early(self, n_rows: int) -> bool:
         if self.incremental:
             return False
         if self.est.early_stopping == "auto":
-            return self.valid is not None or n_rows > AUTO_EARLY_STOPPING_ROWS
+            return self.valid is not None or self.rotates or n_rows > AUTO_EARLY_STOPPING_ROWS
         return bool(self.est.early_stopping)
 
     def _split(self, rows: NDArray[np.intp] | None) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Set validation rows aside; a task keeps at least one label for training."""
-        rows = np.arange(len(self.X)) if rows is None else rows
-        n_valid = round(self.est.validation_fraction * len(rows))
-        order = np.random.default_rng(self.est._seeds[3]).permutation(rows)
-        valid, train = order[:n_valid], order[n_valid:]
-        observed = ~np.isnan(self.labels.y)
-        for t in np.flatnonzero(~observed[train].any(axis=0)) if len(train) else ():
-            needed = valid[observed[valid, t]][:1]
-            train = np.concatenate([train, needed])
-            valid = np.setdiff1d(valid, needed)
+        rows = np.arange(self.X.shape[0]) if rows is None else rows
+        y, fraction = self.labels.y, self.est.validation_fraction
+        if self.member is None:
+            valid = share(rows, ~np.isnan(y), fraction, self._split_seed)
+        else:
+            number, n_folds = self._fold()
+            key = ("folds", self._split_seed, n_folds)  # sorted once for all members
+            if key not in self.tables:
+                self.tables[key] = deal(rows, y, n_folds, self._split_seed)
+            valid = leave_labels(self.tables[key][:, number], rows, ~np.isnan(y))
+        train = np.setdiff1d(rows, valid)
         if not len(train) or not len(valid):
             raise ValueError(
                 f"Got validation_fraction={self.est.validation_fraction} of {len(rows)} rows, "
                 f"which leaves {len(valid)} for validation and {len(train)} for training, "
                 "expected at least one each. Set early_stopping=False, or pass X_val and y_val."
             )
-        return np.sort(train), np.sort(valid)
+        return train, valid
+
+    def _fold(self) -> tuple[int, int]:
+        """Return which fold of the rows is held out, and of how many; (0, 1) if none is."""
+        if self.member is None:
+            return 0, 1
+        n_folds = n_folds_for(self.n_members, self.est.validation_fraction)
+        return self.member % n_folds, n_folds
 
     def _masses(self, rows: NDArray[np.intp] | None) -> NDArray[np.float64]:
         """Return the total weight of every task's training labels."""
@@ -259,6 +311,29 @@ class Session:
             weight = None if labels.weight is None else labels.weight[rows]
             labels = Labels(labels.y[rows], weight)
         return labels.masses()
+
+    def _embedding(self, train: torch.Tensor | None) -> tuple[Embedding | None, Prepared]:
+        """Return the embedding of numbers, and what it has seen of the table.
+
+        It sees the rows that members hold out too, unless it sees labels: then training rows
+        only. Networks that have the same embedding share what it has seen. Numbers of a sparse
+        table, most of them zero, enter as they are.
+        """
+        if self.est.embedding is None or sparse.issparse(self.X):
+            return None, Prepared()
+        embedding: Embedding = resolve_recipe(
+            self.est.embedding, EMBEDDINGS, Embedding, "embedding"
+        )
+        X, y, weight, seen = self.X, None, self.row_weight, None
+        if embedding.sees_targets:
+            rows = np.arange(X.shape[0]) if train is None else train.cpu().numpy()
+            X, weight = X[rows], None if weight is None else weight[rows]
+            y = indicators(self.without_constant_tasks(self.labels.y)[rows], self.est._tasks)
+            seen = rows.tobytes()
+        key = ("embedding", fingerprint((type(embedding), embedding.get_params())), seen)
+        if key not in self.tables:
+            self.tables[key] = prepare_inputs(embedding, X, self.est._columns.layout, weight, y)
+        return embedding, self.tables[key]
 
     def _weighting(self) -> tuple[Weighting, torch.Tensor]:
         est = self.est
@@ -300,12 +375,12 @@ class Session:
             )
         lonely = [task.name for task in est._tasks if task.n_classes == 1]
         if lonely:
-            warn(
+            self._warn(
                 f"Got penalty={est.penalty!r} with {len(lonely)} tasks of a single class "
                 f"({lonely[:5]}): nothing trains their heads but the others'. Leave them out."
             )
         if apart:
-            warn(
+            self._warn(
                 f"Got penalty={est.penalty!r} with {len(apart)} tasks of more than two classes "
                 f"({apart[:5]}): their heads have more outputs and are not related to others."
             )
@@ -314,9 +389,11 @@ class Session:
     def _batch_size(self, n_rows: int) -> int:
         batch_size: int | str = self.est.batch_size
         if isinstance(batch_size, str):
+            if self.rotates:
+                return min(max(n_rows // STEPS_AN_EPOCH, FEWEST_A_BATCH), MOST_A_BATCH)
             return min(200, n_rows)
         if batch_size > n_rows:
-            warn(
+            self._warn(
                 f"Got batch_size={batch_size}, expected at most the number of training rows, "
                 f"{n_rows}. It is going to be clipped. Use batch_size='auto' to silence this."
             )
@@ -331,7 +408,14 @@ class Session:
             return float(self.est.alpha / mass.mean())
         return torch.from_numpy((self.est.alpha / np.where(mass > 0, mass, 1.0)).astype(self.dtype))
 
-    def _stopping(self, valid: TaskData | None, weighting: Weighting) -> TaskStopping:
+    def _patience(self, n_steps: int) -> float:
+        """Return epochs without improvement, where an epoch has so many steps."""
+        patience: float | str = self.est.n_iter_no_change
+        if not isinstance(patience, str):
+            return patience
+        return max(-(-PATIENT_STEPS // n_steps), FEWEST_PATIENT) if self.rotates else 10
+
+    def _stopping(self, valid: TaskData | None, weighting: Weighting, n_steps: int) -> TaskStopping:
         """Return when training ends: by these validation rows, or by the training loss."""
         est = self.est
         names = list(est.task_names_)
@@ -350,7 +434,7 @@ class Session:
             validation=valid is not None,
             rule=est.stopping_rule,
             tol=est.tol,
-            patience=est.n_iter_no_change,
+            patience=self._patience(n_steps),
             settled=weighting.settles_after(est._links.levels) if est._links else 0,
         )
 
@@ -360,11 +444,24 @@ def _taking_preference() -> list[str]:
     return [n for n, w in WEIGHTINGS.items() if w.uses_task_weights and n != "static"]
 
 
-def _compute_dtype(dtype: str, X: NDArray[Any], device: torch.device) -> Any:
+def n_useful(targets: Targets, weight: NDArray[Any] | None) -> int:
+    """Return how many rows have a label that weighs something."""
+    there = ~np.column_stack([column.missing for column in targets.columns])
+    if weight is not None:
+        there &= weight > 0
+    return int(there.any(axis=1).sum())
+
+
+def row_weights(weight: NDArray[Any] | None) -> NDArray[Any] | None:
+    """Return one weight a row: that of the task for which it weighs most."""
+    return None if weight is None else weight.max(axis=1)
+
+
+def _compute_dtype(dtype: str, given: Any, device: torch.device) -> Any:
     """Return the numpy type to compute in."""
     if device.type == "mps":  # Apple's GPUs have no float64
         return np.float32
-    return X.dtype.type if dtype == "auto" else DTYPES[dtype]
+    return given if dtype == "auto" else DTYPES[dtype]
 
 
 def _task_name(task: Any, names: list[str]) -> str:

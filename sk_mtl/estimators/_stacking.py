@@ -14,10 +14,8 @@ from skorch.callbacks import GradientNormClipping
 from sk_mtl._support import Recipe, fingerprint, has_sklearn_callbacks, stack_recipes
 from sk_mtl.columns import torch_dtype
 from sk_mtl.estimators._architecture import plain
-from sk_mtl.estimators._base import BaseMultiTask
 from sk_mtl.estimators._describe import kinds_of, resolve_losses
 from sk_mtl.estimators._fitted import set_fitted
-from sk_mtl.estimators._mixins import ScoreMixin
 from sk_mtl.estimators._optimizer import optimizer_arguments
 from sk_mtl.estimators._run import build, check_callbacks, make_net, weighting_seed
 from sk_mtl.estimators._session import Plan, Session
@@ -33,7 +31,13 @@ CACHE_BYTES = 4 * 2**20
 # Wider networks gain from this many still, and the widest from none: these take no more than that.
 SMALLEST_STACK = 8
 MOST_BYTES = 64 * 2**20
-SHAPING = ("trunk", "hidden_layer_sizes", "head_hidden_layer_sizes", "activation")
+SHAPING = (
+    "trunk",
+    "embedding",
+    "hidden_layer_sizes",
+    "head_hidden_layer_sizes",
+    "activation",
+)
 
 
 # What does not change how the data are encoded: sessions that differ in these share their tables.
@@ -44,6 +48,8 @@ _NOT_ENCODING = {
         "task_weights",
         "weighting",
         "penalty",
+        "linear_path",
+        "ema_decay",
         "learning_rate_init",
         "alpha",
         "random_state",
@@ -56,21 +62,6 @@ _STACKABLE = {
     *("dropout", "task_weights", "learning_rate_init", "alpha", "random_state"),
     *("max_iter", "tol", "n_iter_no_change", "stopping_rule", "stopping_tasks"),
 }
-
-
-def why_not_ours(estimator: Any) -> str | None:
-    """Return why this is none of the estimators that can be stacked; None if it is one."""
-    name = type(estimator).__name__
-    if not isinstance(estimator, BaseMultiTask):
-        return f"{name} is no multi-task estimator of this package"
-    if type(estimator).fit is not BaseMultiTask.fit:
-        return f"{name} has a fit of its own"
-    return None
-
-
-def scores_by_mean(estimator: Any) -> bool:
-    """Whether an estimator's ``score`` is the mean over its tasks."""
-    return getattr(type(estimator), "score", None) is ScoreMixin.score
 
 
 def open_session(
@@ -157,13 +148,15 @@ def form(session: Session, plan: Plan) -> Hashable:
             est._links,
             _fixed(plan.weighting),
             plan.penalty and _fixed(plan.penalty),
-            session.X.shape[1],
+            est._columns.layout,
+            plan.prepared.form,
             str(session.dtype),
             str(session.device),
             [(len(data), data.weight_shape) for data in sets],
             plan.batch_size,
             plan.stopping.validation,
             est.shuffle,
+            est.ema_decay,
             optimizer_arguments(est, session.device),
             clip and clip[1],
         )
@@ -251,6 +244,7 @@ def train_stack(sessions: Sequence[Session], plans: Sequence[Plan]) -> list[Exce
         batch_size=plans[0].batch_size,
         decay=torch.from_numpy(decay).to(device, torch_dtype(sessions[0].dtype)),
         make_optimizer=partial(arguments["optimizer"], **options),
+        ema_decay=sessions[0].est.ema_decay,
     )
     outcomes = training.run()
     return [_finish(*each) for each in zip(sessions, plans, outcomes, strict=True)]

@@ -26,6 +26,8 @@ class Loss(Recipe):
         Task types that the loss fits: "binary", "multiclass", "regression".
     standardizes : bool
         Whether regression targets are standardised per task before the loss sees them.
+    mixes_linear : bool
+        Whether linear models, of least squared error or log loss, predict what raw outputs do.
     likelihood_exponent : float
         The a of the likelihood that the loss stands for once it is weighted, -log p = w L - a
         log w: 1/2 for half the squared error, 1 for absolute errors.
@@ -33,6 +35,7 @@ class Loss(Recipe):
 
     kinds: ClassVar[frozenset[str]] = frozenset()
     standardizes: ClassVar[bool] = True
+    mixes_linear: ClassVar[bool] = False
     likelihood_exponent: ClassVar[float] = 0.5
 
     def n_outputs(self, n_classes: int) -> int:

@@ -35,6 +35,8 @@ class Focal(LogLoss):
     tensor([0.1733])
     """
 
+    mixes_linear = False
+
     stackable = ("gamma",)
     _parameter_constraints = {"gamma": [Interval(Real, 0, None, closed="left")]}
 

@@ -32,6 +32,8 @@ class Huber(RegressionLoss):
     tensor([1.5000])
     """
 
+    mixes_linear = True
+
     stackable = ("delta",)
     _parameter_constraints = {"delta": [Interval(Real, 0, None, closed="neither")]}
 

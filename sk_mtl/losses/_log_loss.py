@@ -24,6 +24,8 @@ class LogLoss(Loss):
     tensor([0.6931])
     """
 
+    mixes_linear = True
+
     kinds = frozenset({"binary", "multiclass"})
 
     def elementwise(self, raw: Tensor, target: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ class SquaredError(RegressionLoss):
     tensor([2.])
     """
 
+    mixes_linear = True
+
     def elementwise(self, raw: Tensor, target: Tensor) -> Tensor:
         """Return (raw - target)^2 / 2."""
         return (raw.squeeze(-1) - target).square() * 0.5

@@ -15,6 +15,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from sk_mtl._support import fingerprint
 from sk_mtl.estimators import _stacking as stacking
+from sk_mtl.estimators._ours import why_not_ours
 from sk_mtl.model_selection._jobs import Chunk, Outcome, open_job, run_chunk
 from sk_mtl.model_selection._scoring import Scoring
 from sk_mtl.model_selection._stage import Data, Stage, last_step, stage_fold, step_params
@@ -34,11 +35,14 @@ class Group:
         Most networks in one of their stacks.
     n_bytes : int
         What one network takes; 0 if it is not known.
+    n_members : int
+        Networks of a candidate's estimator.
     """
 
     candidates: list[int]
     size: int = 1
     n_bytes: int = 0
+    n_members: int = 1
 
 
 @dataclass
@@ -101,15 +105,15 @@ class Schedule:
         groups: dict[Any, Group] = {}
         for c, params in enumerate(self.candidates):
             final = last_step(clone(self.estimator).set_params(**clone(params, safe=False)))
-            alone = stacking.why_not_ours(final)
+            alone = why_not_ours(final)
             form = None if alone else stacking.likely_form(final)
             groups.setdefault(form, Group([])).candidates.append(c)
         for group in groups.values():
-            group.size, group.n_bytes = self._measure(group)
+            self._measure(group)
         return list(groups.values())
 
-    def _measure(self, group: Group) -> tuple[int, int]:
-        """Return how many networks of a group to stack, and what one of them takes."""
+    def _measure(self, group: Group) -> None:
+        """Find out how many networks of a group to stack, and what one of them takes."""
         for fold, c in product(range(len(self.folds)), group.candidates):
             # the first may be one that cannot be trained, or on which nothing can
             chunk = self._chunk([(c, fold, self.candidates[c])], 1)
@@ -118,11 +122,12 @@ class Schedule:
                 break
             if job.error is None:
                 try:
-                    size, n_bytes = stacking.size_of_stacks(job.session, job.plan)
+                    size, group.n_bytes = stacking.size_of_stacks(*job.networks[0])
                 except Exception:  # a part that cannot be built: its fit will say why
-                    break
-                return size if self.max_stack == "auto" else int(self.max_stack), n_bytes
-        return 1, 0
+                    return
+                group.size = size if self.max_stack == "auto" else int(self.max_stack)
+                group.n_members = len(job.networks)
+                return
 
     def _chunks(self) -> Iterator[Chunk]:
         """Yield the jobs fold by fold, in equal parts; each worker gets as many."""
@@ -133,7 +138,7 @@ class Schedule:
             ]
             if not jobs:
                 return
-            n_parts = -(-len(jobs) // group.size)
+            n_parts = -(-len(jobs) // max(group.size // group.n_members, 1))
             n_parts = min(-(-n_parts // n_workers) * n_workers, len(jobs))
             for part in np.array_split(np.arange(len(jobs)), n_parts):
                 yield self._chunk([jobs[i] for i in part], group.size)

@@ -27,7 +27,7 @@ from sk_mtl._support import (
     warn,
     with_callbacks,
 )
-from sk_mtl.estimators import _stacking as stacking
+from sk_mtl.estimators._ours import why_not_ours
 from sk_mtl.metrics._scorers import MultiTaskScorer
 from sk_mtl.model_selection._chunks import Schedule, report
 from sk_mtl.model_selection._front import FrontMixin
@@ -232,7 +232,7 @@ class StackedSearch(FrontMixin, BaseSearchCV):
     def _checked_cv(self: Any, y: Any) -> Any:
         """Return the splitter; numbers stand for folds that allow missing labels if there are."""
         cv = self.cv
-        ours = stacking.why_not_ours(last_step(self.estimator)) is None
+        ours = why_not_ours(last_step(self.estimator)) is None
         if ours and (cv is None or isinstance(cv, (int, np.integer))) and _has_gaps(y):
             return make_cv(cv, self.estimator)
         return check_cv(cv, y, classifier=is_classifier(self.estimator))

@@ -13,6 +13,13 @@ from sklearn.base import clone
 
 from sk_mtl._support import fingerprint
 from sk_mtl.estimators import _stacking as stacking
+from sk_mtl.estimators._ensemble import (
+    form_of,
+    plan_networks,
+    train_together,
+    why_one_by_one,
+)
+from sk_mtl.estimators._ours import why_not_ours
 from sk_mtl.model_selection._scoring import Scoring
 from sk_mtl.model_selection._stage import Data, Stage, last_step, stage_fold, step_params
 
@@ -33,8 +40,10 @@ class Job:
         The last step, with these parameters.
     untouched : estimator
         The same, from which no random number was drawn.
-    session, plan : Session, Plan or None
-        How it is trained, if it is one of ours.
+    session : Session or None
+        Its data, if it is one of ours.
+    networks : list of (Session, Plan)
+        How its network is trained, or each of its members.
     error : Exception or None
         What its fit failed of.
     reason : str
@@ -54,7 +63,7 @@ class Job:
     estimator: Any
     untouched: Any = None
     session: Any = None
-    plan: Any = None
+    networks: Any = None
     error: Exception | None = None
     reason: str = ""
     stack_size: int = 1
@@ -130,7 +139,7 @@ def run_chunk(chunk: Chunk) -> list[Outcome]:
             fit_jobs(jobs)
             for job in jobs:
                 outcomes.append(_score(job, chunk.scoring))
-                job.session = job.plan = job.estimator = None  # frees the network
+                job.session = job.networks = job.estimator = None  # frees the network
             if any(outcome.interrupted for outcome in outcomes):
                 break
     except KeyboardInterrupt:
@@ -155,7 +164,7 @@ def open_job(
     job.error = job.stage.error
     if job.error is not None:
         return job
-    job.reason = stacking.why_not_ours(job.estimator) or ""
+    job.reason = why_not_ours(job.estimator) or ""
     if job.reason:
         return job
     start = time.perf_counter()
@@ -164,8 +173,8 @@ def open_job(
             job.estimator, job.stage.X_fit, job.stage.y_fit, job.stage.fit_params,
             sessions, place,
         )  # fmt: skip
-        job.plan = job.session.plan()
-        job.reason = stacking.why_alone(job.session, job.plan) or ""
+        job.networks = plan_networks(job.session)
+        job.reason = why_one_by_one(job.session, job.networks) or ""
     except Exception as error:
         job.error = error
     job.fit_time = time.perf_counter() - start
@@ -197,12 +206,18 @@ def together(jobs: Sequence[Job], max_stack: int) -> list[list[Job]]:
         if job.error is not None or job.reason:
             groups[object()] = [job]
         else:
-            groups.setdefault(stacking.form(job.session, job.plan), []).append(job)
+            groups.setdefault(form_of(job.networks), []).append(job)
     return [
         [group[i] for i in part]
         for group in groups.values()
-        for part in np.array_split(np.arange(len(group)), -(-len(group) // max_stack))
+        for part in np.array_split(np.arange(len(group)), _n_stacks(group, max_stack))
     ]
+
+
+def _n_stacks(jobs: Sequence[Job], max_stack: int) -> int:
+    """Return into how many stacks jobs of one form are cut; all members of a job are in one."""
+    n_members = max(len(jobs[0].networks or ()), 1)
+    return -(-len(jobs) // max(max_stack // n_members, 1))
 
 
 def fit_jobs(jobs: Sequence[Job]) -> None:
@@ -210,21 +225,21 @@ def fit_jobs(jobs: Sequence[Job]) -> None:
     start = time.perf_counter()
     if len(jobs) > 1:
         try:
-            errors = stacking.train_stack([j.session for j in jobs], [j.plan for j in jobs])
+            errors = train_together([j.networks for j in jobs], [j.session for j in jobs])
         except Exception as error:  # a part of the user's own may not work on stack axes
             for job in jobs:
                 job.reason = f"{type(error).__name__} in a stack: {error}"
                 _fit_alone(job)
         else:
             for job, failure in zip(jobs, errors, strict=True):
-                job.error, job.stack_size = failure, len(jobs)
+                job.error, job.stack_size = failure, len(jobs) * len(job.networks)
     else:
         _fit_alone(jobs[0])
     seconds = (time.perf_counter() - start) / len(jobs)
     for job in jobs:
         job.fit_time += seconds
-        net = getattr(job.estimator, "net_", None)
-        job.interrupted = bool(getattr(net, "interrupted_", False))
+        nets = getattr(job.estimator, "_nets", [])
+        job.interrupted = any(getattr(net, "interrupted_", False) for net in nets)
 
 
 def _fit_alone(job: Job) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.utils.validation import _num_samples
 
 from sk_mtl._support import is_sklearn_scorer, passes_through, score_fold
-from sk_mtl.estimators import _stacking as stacking
+from sk_mtl.estimators._ours import scores_by_mean
 from sk_mtl.metrics import make_multi_task_scorer
 from sk_mtl.metrics._scorers import MultiTaskScorer, TaskScorer
 from sk_mtl.model_selection._stage import Stage
@@ -89,9 +89,7 @@ class Scoring:
 
     def _test_scores(self, stage: Stage, final: Any) -> tuple[Any, dict[str, float]]:
         """Return the test scores, and those of the tasks: the former's where it has them."""
-        own = (
-            passes_through(self.scorer) and stacking.scores_by_mean(final) and not stage.score_test
-        )
+        own = passes_through(self.scorer) and scores_by_mean(final) and not stage.score_test
         by_task = _by_task(stage, final) if own else None
         if by_task:
             score = np.mean([s for s in by_task.values() if not np.isnan(s)] or [np.nan])

@@ -109,7 +109,7 @@ multimetric_, classes_, n_features_in_, feature_names_in_
     >>> X = np.linspace(-1, 1, 80).reshape(-1, 1)
     >>> Y = np.hstack([np.sin(3 * X), X**2])
     >>> model = MultiTaskRegressor(
-    ...     hidden_layer_sizes=(8,), max_iter=1000, tol=0.01, n_iter_no_change=5, random_state=0
+    ...     n_members=1, hidden_layer_sizes=(8,), max_iter=1000, tol=0.01, random_state=0
     ... )
     >>> grid = {"task_weights": task_weight_grid(2, 3), "learning_rate_init": [0.01, 0.1]}
     >>> search = VectorizedGridSearchCV(model, grid, cv=4)
@@ -213,7 +213,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
     >>> X = np.linspace(-1, 1, 80).reshape(-1, 1)
     >>> Y = np.hstack([np.sin(3 * X), X**2])
     >>> model = MultiTaskRegressor(
-    ...     hidden_layer_sizes=(8,), max_iter=1000, tol=0.01, n_iter_no_change=5, random_state=0
+    ...     n_members=1, hidden_layer_sizes=(8,), max_iter=1000, tol=0.01, random_state=0
     ... )
     >>> draws = {"task_weights": TaskWeightDistribution(2), "alpha": loguniform(1e-5, 1)}
     >>> search = VectorizedRandomizedSearchCV(model, draws, n_iter=6, cv=4, random_state=0)
@@ -332,7 +332,7 @@ n_required_iterations_
     >>> X = np.linspace(-1, 1, 80).reshape(-1, 1)
     >>> Y = np.hstack([np.sin(3 * X), X**2])
     >>> model = MultiTaskRegressor(
-    ...     hidden_layer_sizes=(8,), n_iter_no_change=1, tol=1, random_state=0
+    ...     n_members=1, hidden_layer_sizes=(8,), n_iter_no_change=1, tol=1, random_state=0
     ... )
     >>> grid = {"learning_rate_init": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]}
     >>> search = VectorizedHalvingGridSearchCV(

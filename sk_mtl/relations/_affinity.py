@@ -156,6 +156,7 @@ def affinity_of(
         data = Data(X, Y, params, {})
         return transfer(twin, data, targets.task_names, folds, resolve_scoring(scoring), n_jobs)
     final, prefix = network_of(twin)
+    twin.set_params(**{f"{prefix}n_members": 1})  # one network is watched
     if method == "gradient":
         twin.set_params(**{f"{prefix}weighting": Watched(final.weighting)})
         balance = network_of(twin.fit(X, Y, **params))[0].net_.criterion_.balance

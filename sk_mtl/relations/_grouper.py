@@ -109,7 +109,8 @@ class TaskGrouper(ScoreMixin, BaseEstimator):
     >>> X = np.random.default_rng(0).normal(size=(100, 2))
     >>> Y = np.column_stack([X[:, 0], X[:, 1], X[:, 0] + 0.1 * X[:, 1], X[:, 1]])
     >>> model = MultiTaskRegressor(
-    ...     hidden_layer_sizes=(1,), activation="tanh", learning_rate_init=0.05, random_state=0
+    ...     n_members=1, embedding=None, hidden_layer_sizes=(1,), activation="tanh",
+    ...     learning_rate_init=0.05, random_state=0,
     ... )
     >>> grouper = TaskGrouper(model, n_groups=2).fit(X, Y)
     >>> grouper.groups_

@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 
 from sk_mtl._support import resolve_recipe, safe_indexing
-from sk_mtl.estimators._stacking import why_not_ours
+from sk_mtl.estimators._ours import why_not_ours
 from sk_mtl.targets import as_frame, read_targets
 from sk_mtl.tasks import by_task
 from sk_mtl.trunks import TRUNKS, SharedBottom, Trunk

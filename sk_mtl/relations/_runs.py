@@ -111,7 +111,7 @@ def _size(job: Job) -> int:
     """Return how many networks like that of an open job to stack."""
     if job.reason or job.error is not None:
         return 1
-    return size_of_stacks(job.session, job.plan)[0]
+    return size_of_stacks(*job.networks[0])[0]
 
 
 def fit_together(chunk: Chunk) -> list[Any]:
