@@ -24,6 +24,16 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("sk-mtl", "numpy", "scipy", "scikit-learn", "torch", "skorch")
 PACKAGES += ("torch-rechub", "torchjd")  # what some are measured against
+# With these parameters ours is one plain network, as that which it is measured against.
+ONE_NETWORK: dict[str, Any] = {
+    "scaling": None,
+    "embedding": None,
+    "linear_path": False,
+    "dropout": 0.0,
+    "n_members": 1,
+    "ema_decay": 0.0,
+    "learning_rate_init": 0.001,
+}
 
 
 @dataclass(frozen=True)

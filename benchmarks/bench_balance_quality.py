@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _harness import RESULTS, Report, seconds, use_threads
+from _harness import ONE_NETWORK, RESULTS, Report, seconds, use_threads
 from _ranking import compare, markdown
 from _tables import FARTHEST, Table, made_up, preprocessing, read
 from sklearn.exceptions import ConvergenceWarning
@@ -73,7 +73,7 @@ def available(report: Report) -> dict[str, list[str]]:
 
 def pipeline(table: Table, network: Mapping[str, Any]) -> Pipeline:
     """Return the model, not fitted: what a user would write for a table."""
-    mtl = MultiTaskEstimator(tasks=table.kinds, **network)
+    mtl = MultiTaskEstimator(tasks=table.kinds, **{**ONE_NETWORK, "max_iter": 200, **network})
     return Pipeline([("columns", preprocessing(table)), ("mtl", mtl)])
 
 

@@ -17,7 +17,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from _harness import Cost, Laps, Report, arguments, binary_tasks, interleaved, use_threads
+from _harness import (
+    ONE_NETWORK,
+    Cost,
+    Laps,
+    Report,
+    arguments,
+    binary_tasks,
+    interleaved,
+    use_threads,
+)
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from skorch import NeuralNet
@@ -101,6 +110,7 @@ def ours(X: Any, Y: Any, batch_size: int, epochs: int) -> tuple[Cost, float]:
         n_iter_no_change=epochs + 1,
         random_state=0,
         callbacks=[EpochClock(laps)],
+        **ONE_NETWORK,
     ).fit(X, Y)
     assert model.n_iter_ == epochs
     return laps.cost(), model.loss_curve_[-1]

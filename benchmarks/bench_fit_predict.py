@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from _harness import Report, arguments, binary_tasks, clocked, interleaved, use_threads
+from _harness import ONE_NETWORK, Report, arguments, binary_tasks, clocked, interleaved, use_threads
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
@@ -79,6 +79,7 @@ def ours(epochs: int) -> MultiTaskClassifier:
         n_iter_no_change=epochs + 1,
         early_stopping=False,
         random_state=0,
+        **ONE_NETWORK,
     )
 
 

@@ -16,7 +16,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from _harness import Report, arguments, binary_tasks, clocked, seconds, table, use_threads
+from _harness import (
+    ONE_NETWORK,
+    Report,
+    arguments,
+    binary_tasks,
+    clocked,
+    seconds,
+    table,
+    use_threads,
+)
 
 N_FEATURES, N_TASKS, TARGET = 50, 8, 2.2
 CASES: dict[str, dict[str, Any]] = {
@@ -60,7 +69,11 @@ def child(n_rows: int, threads: int, settings: dict[str, Any]) -> dict[str, Any]
 
     def model() -> MultiTaskClassifier:
         return MultiTaskClassifier(
-            hidden_layer_sizes=(128, 64), max_iter=1, random_state=0, **settings
+            hidden_layer_sizes=(128, 64),
+            max_iter=1,
+            random_state=0,
+            **ONE_NETWORK,
+            **settings,
         )
 
     X, Y = binary_tasks(400, N_FEATURES, N_TASKS)

@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from _harness import (
+    ONE_NETWORK,
     RESULTS,
     Cost,
     Report,
@@ -218,6 +219,7 @@ def ours(case: Case) -> MultiTaskClassifier:
         n_iter_no_change=case.epochs + 1,
         early_stopping=False,
         random_state=0,
+        **ONE_NETWORK,
     )
 
 

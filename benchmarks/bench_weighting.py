@@ -20,7 +20,16 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from _harness import Cost, Laps, Report, arguments, binary_tasks, interleaved, use_threads
+from _harness import (
+    ONE_NETWORK,
+    Cost,
+    Laps,
+    Report,
+    arguments,
+    binary_tasks,
+    interleaved,
+    use_threads,
+)
 from bench_epoch import HIDDEN, N_TASKS, EpochClock
 from sklearn.exceptions import ConvergenceWarning
 from torch import nn
@@ -74,6 +83,7 @@ def ours(weighting: str, X: Any, Y: Any, batch_size: int, epochs: int) -> tuple[
         n_iter_no_change=epochs + 1,
         random_state=0,
         callbacks=[EpochClock(laps)],
+        **ONE_NETWORK,
     ).fit(X, Y)
     assert model.n_iter_ == epochs
     return laps.cost(), float(model.task_loss_curves_[-1].mean())
