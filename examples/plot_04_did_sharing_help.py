@@ -13,6 +13,7 @@ them make of it: measured, on a table whose truth is known.
 # Two waves, each along a direction of two features of its own. Four sensors see the first, three
 # the second, all with noise. A wave takes about three hidden units, and three are all there are:
 # a made-up squeeze, which in a real table comes from too small a network or too short a training.
+# The network is one and plain, as members and encoded numbers would give it room.
 
 import os
 import warnings
@@ -39,11 +40,18 @@ columns = {f"a{i}": first for i in range(1, 5)} | {f"b{i}": second for i in (1, 
 Y = pd.DataFrame({name: wave + 0.35 * rng.normal(size=n_rows) for name, wave in columns.items()})
 
 model = MultiTaskRegressor(
+    n_members=1,
+    scaling=None,
+    embedding=None,
+    linear_path=False,
     hidden_layer_sizes=(3,),
     activation="tanh",
+    dropout=0.0,
     learning_rate_init=0.02,
     batch_size=50,
+    ema_decay=0.0,
     max_iter=n_epochs,
+    n_iter_no_change=10,
     tol=0,
     random_state=0,
 )

@@ -64,9 +64,9 @@ console.print(f"{counts.astype(int)}\n")
 # %%
 # The models
 # ----------
-# All have the same layers, stop early, and see the same table with its gaps. "Separate" is a
-# network a step, which says of everyone how likely one who took the step before would take this
-# one. To multiply that along the way by hand is the least that one has to do.
+# All are plain networks with the same layers, stop early, and see the same table with its gaps.
+# "Separate" is a network a step, which says of everyone how likely one who took the step before
+# would take this one. To multiply that along the way by hand is the least that one has to do.
 #
 # The funnel is a mapping from each step to the one before it. It fills the labels below a step
 # that was not taken by itself.
@@ -77,9 +77,16 @@ def fitted(trunk, dependencies=None):
     model = MultiTaskClassifier(
         trunk,
         task_dependencies=dependencies,
+        n_members=1,
+        scaling=None,
+        embedding=None,
+        linear_path=False,
         hidden_layer_sizes=(32, 16),
+        dropout=0.0,
         learning_rate_init=rate,
+        ema_decay=0.0,
         max_iter=500,
+        n_iter_no_change=10,
         early_stopping=True,
         random_state=0,
     ).fit(X, Y)
