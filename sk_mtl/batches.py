@@ -63,6 +63,13 @@ class TaskData(Dataset[Any]):
         """Targets of the rows of this set."""
         return self._y if self.rows is None else self._y[self.rows]
 
+    @property
+    def weight(self) -> Tensor | None:
+        """Weights of the rows of this set."""
+        return (
+            self._weight if self._weight is None or self.rows is None else self._weight[self.rows]
+        )
+
     def __len__(self) -> int:
         return len(self._X) if self.rows is None else len(self.rows)
 

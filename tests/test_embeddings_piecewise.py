@@ -10,8 +10,10 @@ from scipy import sparse
 from sklearn.tree import DecisionTreeRegressor
 from torch.testing import assert_close
 
+from sk_mtl import MultiTaskRegressor
 from sk_mtl.columns import Layout
 from sk_mtl.embeddings import PiecewiseLinear, Prepared
+from sk_mtl.estimators._ensemble import plan_networks
 from sk_mtl.layers import Draws
 
 
@@ -317,3 +319,28 @@ def test_the_table_is_not_written_to():
     before = X.copy()
     encode(X)
     assert_array_equal(X, before)
+
+
+def test_bins_by_targets_never_see_the_labels_that_a_member_holds_out(monkeypatch):
+    seen = []
+    original = PiecewiseLinear.prepare
+
+    def watched(self, X, layout, weight=None, y=None):
+        seen.append(None if y is None else y[:, 0].copy())
+        return original(self, X, layout, weight, y)
+
+    monkeypatch.setattr(PiecewiseLinear, "prepare", watched)
+    random = np.random.default_rng(0)
+    X = random.normal(size=(200, 2))
+    y = np.arange(200.0)  # a label tells its row
+    model = MultiTaskRegressor(
+        embedding=PiecewiseLinear(n_bins=4, bins="target"), n_members=5, max_iter=1, random_state=0
+    )
+    networks = plan_networks(model._session(X, y))
+    assert len(seen) == 5
+    for labels, (_, plan) in zip(seen, networks, strict=True):
+        held = plan.valid.y[:, 0].numpy()
+        assert len(labels) == 160 and not set(labels.tolist()) & set(held.tolist())
+    seen.clear()
+    plan_networks(model.set_params(embedding="piecewise_linear")._session(X, y))
+    assert seen == [None]  # the control: quantiles see no label, once for all members

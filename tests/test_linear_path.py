@@ -384,3 +384,38 @@ def test_skipped_where_it_would_take_long(monkeypatch):
 def test_partial_fit_has_none():
     (X, Y), _ = linear_table()
     assert of(reg(early_stopping="auto").partial_fit(X, Y)) == [None]
+
+
+@pytest.mark.parametrize("weighting", ["static", "pcgrad"])
+def test_partial_fit_after_fit_learns_at_full_strength(weighting):
+    random = np.random.default_rng(0)
+    X = random.normal(size=(200, 3))
+    Y = X @ random.normal(size=(3, 2)) + 0.1 * random.normal(size=(200, 2))
+    model = MultiTaskRegressor(
+        weighting=weighting,
+        n_members=1,
+        hidden_layer_sizes=(16,),
+        early_stopping=True,
+        max_iter=20,
+        learning_rate_init=0.01,
+        random_state=0,
+    ).fit(X, Y)
+    path = model.net_.module_.linear
+    assert path is not None and float(path.rest0.max()) < 0.5  # mostly linear
+    model.set_params(early_stopping="auto")
+    for _ in range(150):
+        model.partial_fit(X, -Y)
+    assert model.score(X, -Y) > 0.7
+
+
+def test_absorbing_the_share_changes_nothing_yet():
+    random = np.random.default_rng(0)
+    X = random.normal(size=(200, 3))
+    Y = np.column_stack([X[:, 0] > 0, X[:, 1] + X[:, 2] > 0]).astype(int)
+    model = MultiTaskClassifier(n_members=1, early_stopping=True, max_iter=5, random_state=0)
+    model.fit(X, Y)
+    before, network = model.predict_proba(X), model.net_.module_
+    network.linear.absorb(network)
+    assert float(network.linear.rest0.min()) == 1.0
+    for a, b in zip(before, model.predict_proba(X), strict=True):
+        assert np.allclose(a, b, atol=1e-6)

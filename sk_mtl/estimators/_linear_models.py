@@ -63,7 +63,7 @@ def mix_linear_models(networks: Sequence[tuple[Session, Plan]]) -> None:
 def _work(networks: Sequence[tuple[Session, Plan]], inputs: LinearInputs) -> float:
     """Return about how many multiplications the linear models of all networks take."""
     data = networks[0][1].train
-    weight = data[:][0]["sample_weight"]
+    weight = data.weight
     n_fits = n_label_patterns(
         data.y.cpu().numpy(), None if weight is None else weight.cpu().numpy()
     )
@@ -76,7 +76,7 @@ def _models(session: Session, plan: Plan, inputs: LinearInputs) -> LinearModels:
     rows = plan.train.rows
     key = ("linear", None if rows is None else rows.cpu().numpy().tobytes())
     if key not in session.tables:
-        weight = plan.train[:][0]["sample_weight"]
+        weight = plan.train.weight
         session.tables[key] = fit_linear_models(
             Features(inputs, plan.train),
             plan.train.y.cpu().numpy(),
@@ -100,7 +100,7 @@ def _held_out(
     linear = Features(inputs, data)[:] @ models.coef.T + models.intercept
     owners, y = np.array(models.tasks), data.y.cpu().numpy()
     tasks = range(y.shape[1])
-    weight = data[:][0]["sample_weight"]
+    weight = data.weight
     weights = np.ones((1, 1)) if weight is None else weight.cpu().numpy()
     by_task = [linear[:, owners == t] for t in tasks]
     return [outputs[t] for t in tasks], by_task, y, np.broadcast_to(weights, y.shape)
