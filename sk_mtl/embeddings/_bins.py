@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.tree import DecisionTreeRegressor
 
 Floats = NDArray[np.float64]
 
@@ -105,6 +104,8 @@ def target_edges(
     """
     if len(values) - 1 <= n_bins:
         return values
+    from sklearn.tree import DecisionTreeRegressor  # takes long to import, and few need it
+
     # a share of the weight, not a number of rows: a row of weight 2 is a row twice
     tree = DecisionTreeRegressor(
         max_leaf_nodes=max(n_bins, 2), min_weight_fraction_leaf=0.25 / n_bins, random_state=0

@@ -12,6 +12,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from sk_mtl.estimators._base import BaseMultiTask
+from sk_mtl.estimators._decode import probabilities
 from sk_mtl.estimators._docs import document
 from sk_mtl.estimators._mixins import ProbabilityMixin, ScoreMixin
 from sk_mtl.estimators._uncertainty import SetMixin
@@ -176,7 +177,8 @@ class MultiTaskClassifier(ScoreMixin, ClassifierMixin, ProbabilityMixin, SetMixi
 
     def _log_odds(self, X: Any) -> NDArray[Any]:
         """Return what ``decision_function`` returns, from the probabilities."""
-        p, dtype = self._probabilities(X)[0], self._encoded(X)[1]
+        found, dtype = self._outcomes(X)
+        p = probabilities(found, self._tasks, dtype)[0]
         assert p is not None
         tiny = np.finfo(p.dtype).tiny
         if p.shape[1] == 1:

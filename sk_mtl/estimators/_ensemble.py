@@ -230,14 +230,12 @@ def assemble(session: Session, networks: Networks) -> None:
 def _mean_curve(curves: Sequence[Any]) -> Any:
     """Return the mean over the members that were still training, epoch by epoch."""
     longest = max(map(len, curves))
-    padded = np.full((len(curves), longest, *np.shape(curves[0])[1:]), np.nan)
-    for row, curve in zip(padded, curves, strict=True):
-        row[: len(curve)] = curve
-    n_there = np.sum([np.arange(longest) < len(curve) for curve in curves], axis=0)
-    there = n_there.reshape(-1, *[1] * (padded.ndim - 2))
-    missing = np.arange(longest) >= np.array([len(c) for c in curves])[:, None]
-    padded[missing] = 0.0
-    return padded.sum(0) / there
+    total = np.zeros((longest, *np.shape(curves[0])[1:]))
+    n_there = np.zeros((longest, *[1] * (total.ndim - 1)))
+    for curve in curves:
+        total[: len(curve)] += curve
+        n_there[: len(curve)] += 1
+    return total / n_there
 
 
 def _warn_of_the_end(session: Session, networks: Networks) -> None:
