@@ -337,7 +337,9 @@ def test_every_loss_with_a_number_says_whether_it_can_be_stacked():
 
 
 @pytest.mark.parametrize("kind", ["shared targets", "targets a network"])
-@pytest.mark.parametrize(("cls", "kinds"), [(cls, k) for cls in STACKABLE for k in sorted(cls.kinds)])
+@pytest.mark.parametrize(
+    ("cls", "kinds"), [(cls, k) for cls in STACKABLE for k in sorted(cls.kinds)]
+)
 def test_a_number_a_network_equals_the_losses_one_by_one(cls, kinds, kind):
     """Values and gradients, over (stack, task, batch)."""
     (name,), numbers = cls.stackable, STACKABLE[cls]
