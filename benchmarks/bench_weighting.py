@@ -2,7 +2,8 @@
 
 10,000 rows, 50 features, 8 binary tasks, a shared bottom of hidden layers (128, 64), float32,
 fused Adam; batches of 200 and 64. All train the same network on the same rows, shuffled in every
-epoch, and are timed as in ``bench_epoch``.
+epoch, and are timed as in ``bench_epoch``. Some of the methods that look at gradients are also run
+on those of the shared features (``RepresentationGradients``): "mgda of features" and so on.
 
 torchjd's loops are what its documentation shows, written with care: for methods that look at
 gradients ``mtl_backward`` with a linear head a task and the parameters named, so that it need not
@@ -36,12 +37,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from sk_mtl import MultiTaskClassifier
-from sk_mtl.weighting import WEIGHTINGS
+from sk_mtl.weighting import WEIGHTINGS, RepresentationGradients
 
 N_FEATURES = 50
 BASE = "static"
 OF_STATIC, OF_TORCHJD = 2.5, 0.6  # what is promised, as shares, for
-PROMISED = ("pcgrad", "mgda", "upgrad", "cagrad")
+PROMISED = ("pcgrad", "mgda", "upgrad", "cagrad")  # with respect to parameters, and to features
 # torchjd's counterparts of ours, by the names of its classes.
 SCALARIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     BASE: ("Mean", {}),
@@ -71,7 +72,7 @@ AGGREGATORS: dict[str, tuple[str, dict[str, Any]]] = {
 Run = Callable[[Any, Any, int, int], tuple[Cost, float]]
 
 
-def ours(weighting: str, X: Any, Y: Any, batch_size: int, epochs: int) -> tuple[Cost, float]:
+def ours(weighting: Any, X: Any, Y: Any, batch_size: int, epochs: int) -> tuple[Cost, float]:
     """Return what an epoch costs, and the mean of the tasks' losses in the last one."""
     laps = Laps()
     model = MultiTaskClassifier(
@@ -189,35 +190,45 @@ def counterpart(key: str) -> tuple[str, Run] | None:
     return f"torchjd {name}", lambda *data: way(make(), *data)
 
 
+def of_features(key: str) -> str:
+    """Return the name of a weighting where it looks at the gradients of the features."""
+    return f"{key} of features"
+
+
 def contenders(report: Report) -> tuple[dict[str, Run], dict[str, str]]:
     """Return everyone by name, each of ours before its counterpart, and who is whose."""
     runs: dict[str, Run] = {}
     counterparts: dict[str, str] = {}
     for key, weighting in WEIGHTINGS.items():
-        try:
-            weighting().build(torch.ones(2))
-        except ImportError as error:
-            report.skip(key, str(error))
-        else:
-            runs[key] = partial(ours, key)
+        if weighting.of == "features":
+            continue  # it is one of those below
+        mine = [key]
+        runs[key] = partial(ours, key)
+        if key in PROMISED:
+            mine.append(of_features(key))
+            runs[mine[-1]] = partial(ours, RepresentationGradients(key))
         try:
             found = counterpart(key)
         except ImportError as error:
             report.skip(f"torchjd's {key}", str(error))
             continue
-        if found and key in runs:
-            counterparts[key], runs[found[0]] = found
+        if found:
+            name, runs[found[0]] = found
+            counterparts |= dict.fromkeys(mine, name)
     return runs, counterparts
 
 
-def add_ratios(report: Report, case: str, keys: list[str], counterparts: dict[str, str]) -> None:
+def add_ratios(report: Report, case: str, runs: list[str], counterparts: dict[str, str]) -> None:
     """Compare each of ours with the static weights, and with its counterpart."""
-    for key in keys:
-        promised = key in PROMISED
-        if key != BASE:
-            report.ratio(case, key, BASE, OF_STATIC if promised else None)
-        if key in counterparts:
-            report.ratio(case, key, counterparts[key], OF_TORCHJD if promised else None)
+    promised = {name for key in PROMISED for name in (key, of_features(key))}
+    for name in runs:
+        if name in counterparts.values():
+            continue
+        if name != BASE:
+            report.ratio(case, name, BASE, OF_STATIC if name in promised else None)
+        if name in counterparts:
+            target = OF_TORCHJD if name in promised else None
+            report.ratio(case, name, counterparts[name], target)
 
 
 def main() -> None:
@@ -243,7 +254,7 @@ def main() -> None:
         samples = interleaved({name: partial(measured, name) for name in runs}, options.repeats)
         case = f"batch {batch_size}"
         report.add(case, samples, last_loss=losses)
-        add_ratios(report, case, [key for key in WEIGHTINGS if key in runs], counterparts)
+        add_ratios(report, case, list(runs), counterparts)
     report.finish()
 
 

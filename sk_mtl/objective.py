@@ -29,6 +29,8 @@ class Objective(nn.Module):
         What ``balance`` is called with.
     weighs : {"loss", "gradient", "direction"}, default="loss"
         What its weights are of.
+    of : {"parameters", "features"}, default="parameters"
+        With respect to what shared part the gradients are that it sees.
     private : bool, default=False
         Multiply L by the number of tasks, so that networks which share nothing are trained as
         if each were alone.
@@ -48,6 +50,7 @@ class Objective(nn.Module):
         *,
         needs: str = "losses",
         weighs: str = "loss",
+        of: str = "parameters",
         private: bool = False,
         relation: nn.Module | None = None,
     ) -> None:
@@ -57,7 +60,7 @@ class Objective(nn.Module):
         self.relation = relation
         self.register_buffer("user_weights", user_weights)
         self.n_tasks = n_tasks
-        self.needs, self.weighs = needs, weighs
+        self.needs, self.weighs, self.of = needs, weighs, of
         self.looks_back = bool(getattr(balance, "looks_back", False))
         self.private = private
         self._known: tuple[Tensor, Tensor] | None = None
@@ -206,6 +209,7 @@ def make_objective(
         user_weights,
         needs=weighting.needs,
         weighs=weighting.weighs,
+        of=weighting.of,
         private=private,
         relation=relation,
     )

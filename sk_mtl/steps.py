@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sk_mtl.gradients import set_gradients, task_jacobian
+from sk_mtl.gradients import feature_jacobian, set_gradients, task_jacobian
 from sk_mtl.network import MultiTaskNetwork
 from sk_mtl.objective import Objective
 
@@ -58,9 +59,15 @@ def _by_gradients(
     network: Any, objective: Any, X: Tensor, y: Tensor, weight: Tensor | None, complete: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Any]:
     """Set gradients where the weights depend on the tasks' gradients of the shared part."""
-    losses, mass, outputs, jacobian = task_jacobian(
-        network, X, lambda raw: objective.task_losses(raw, y, weight, complete=complete)
-    )
+
+    def task_losses(raw: Sequence[Tensor]) -> Any:
+        return objective.task_losses(raw, y, weight, complete=complete)
+
+    features = None
+    if objective.of == "features":
+        losses, mass, outputs, jacobian, features = feature_jacobian(network, X, task_losses)
+    else:
+        losses, mass, outputs, jacobian = task_jacobian(network, X, task_losses)
     gradients = jacobian @ jacobian.mT if objective.needs == "gramian" else jacobian
     given = objective.weigh(losses, gradients, mass)
     weights = given if objective.weighs == "loss" else objective.user_weights
@@ -69,14 +76,14 @@ def _by_gradients(
         direction = share @ jacobian
     else:
         direction, weights = _along(objective, given, jacobian, weights, share)
-    set_gradients(network, direction, share)
+    set_gradients(network, direction, share, features)
     return losses, weights, mass, outputs
 
 
 def _along(
     objective: Any, given: Tensor, jacobian: Tensor, users: Tensor, share: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the direction of the shared parameters, and the weights to be recorded."""
+    """Return the direction of what tasks share, and the weights to be recorded."""
     # Private networks are trained as if each were alone: their shares add up to how many there are.
     scale = share.sum() if objective.private else 1
     if objective.weighs == "direction":
@@ -98,7 +105,8 @@ def look_back(network: Any, objective: Objective, batch: Any, *, complete: bool)
 class Penalties:
     """What pulls at the weights beside the losses.
 
-    The L2 penalty on the weights of linear layers (biases and scales of norms are left alone); a
+    The L2 penalty on the weights of linear layers (biases, scales of norms and factors of
+    inputs are left alone); a
     penalty on the heads of related tasks; and what a trunk asks for with a method ``penalty``,
     which gives one number a network.
 
@@ -196,5 +204,7 @@ def _add_slope_of(trunk: Any) -> None:
 
 
 def _is_matrix(name: str, parameter: nn.Parameter, n_stack: int) -> bool:
-    """Whether a parameter is the weights of linear layers: no bias, no scale of a norm."""
-    return name.rsplit(".", 1)[-1] != "bias" and parameter.dim() - n_stack >= 2
+    """Whether a parameter is the weights of linear layers: no bias, no factor of an input."""
+    if name.rsplit(".", 1)[-1] == "bias" or name == "scales.gain":
+        return False
+    return parameter.dim() - n_stack >= 2

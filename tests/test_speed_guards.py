@@ -13,6 +13,7 @@ from plain import plain
 from skorch.callbacks import GradientNormClipping
 from stacks import fit_stack
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from sk_mtl import MultiTaskEstimator, stacked_training
 from sk_mtl._support import Stream
@@ -23,7 +24,7 @@ from sk_mtl.objective import Objective
 from sk_mtl.stacked_training import StackedTraining
 from sk_mtl.training import MultiTaskNet
 from sk_mtl.trunks import TRUNKS
-from sk_mtl.weighting import WEIGHTINGS, Static
+from sk_mtl.weighting import WEIGHTINGS, RepresentationGradients, Static
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -121,6 +122,43 @@ def test_a_step_costs_the_same_for_few_and_many_experts(trunk, monkeypatch):
 def test_a_step_costs_the_same_for_every_number_of_tasks_and_weighting(weighting, monkeypatch):
     few, many = (operators_of_a_step(monkeypatch, weighting=weighting, n_tasks=n) for n in (2, 16))
     assert few == many
+
+
+def arithmetic_of_a_step(weighting, n_tasks, monkeypatch):
+    """Return the floating-point operations of the products of one step."""
+    train_batch, counts = MultiTaskNet._train_batch, []
+
+    def counted(net, batch, complete):
+        with FlopCounterMode(display=False) as flops:
+            result = train_batch(net, batch, complete)
+        counts.append(flops.get_total_flops())
+        return result
+
+    X, Y = table(n_tasks)
+    with monkeypatch.context() as patch:
+        patch.setattr(MultiTaskNet, "_train_batch", counted)
+        plain(
+            MultiTaskEstimator,
+            tasks=["regression"] * n_tasks,
+            hidden_layer_sizes=(256, 16),
+            weighting=weighting,
+            max_iter=1,
+            random_state=0,
+        ).fit(X, Y)
+    return counts[0]
+
+
+@pytest.mark.parametrize("n_tasks", [2, 16])
+def test_gradients_of_features_go_through_the_trunk_once(n_tasks, monkeypatch):
+    """Besides the trunk, which is wide here, there are the heads and the inner products."""
+    static, of_features, of_parameters = (
+        arithmetic_of_a_step(weighting, n_tasks, monkeypatch)
+        for weighting in ("static", RepresentationGradients("mgda"), "mgda")
+    )
+    beside = 2 * 64 * 16 * n_tasks * (n_tasks + 1)
+    assert of_features == static + beside
+    # Negative control: of three products with the trunk's weights, two are a task's own.
+    assert of_parameters > static * (1 + 2 * n_tasks) / 3.5
 
 
 def stacked_steps(monkeypatch, trunk, n_members):

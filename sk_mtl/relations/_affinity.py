@@ -51,8 +51,8 @@ def task_affinity(
         What is measured.
 
         - ``"gradient"``: the cosine between the gradients that two tasks' losses have in the
-          shared part, averaged over the batches of one training. Costs little more than a fit;
-          symmetric.
+          shared part (in the shared features, under a weighting that sees those), averaged over
+          the batches of one training. Costs little more than a fit; symmetric.
         - ``"lookahead"``: by which share a step for task i, of the shared part only, lowers the
           loss of task j on the same batch [1]_, averaged over every ``every``-th batch of one
           training.

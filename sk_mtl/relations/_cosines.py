@@ -37,6 +37,11 @@ class Watched(Weighting):
         return self._inner.weighs
 
     @property
+    def of(self) -> Literal["parameters", "features"]:  # type: ignore[override]
+        """As the weighting."""
+        return self._inner.of
+
+    @property
     def uses_task_weights(self) -> bool:  # type: ignore[override]
         """As the weighting."""
         return self._inner.uses_task_weights

@@ -27,6 +27,7 @@ from sk_mtl.weighting._mgda import MGDA
 from sk_mtl.weighting._nash_mtl import NashMTL
 from sk_mtl.weighting._pcgrad import PCGrad
 from sk_mtl.weighting._random import Random
+from sk_mtl.weighting._representation_gradients import RepresentationGradients
 from sk_mtl.weighting._static import Static
 from sk_mtl.weighting._stch import STCH
 from sk_mtl.weighting._torchjd import from_torchjd, is_torchjd
@@ -61,6 +62,8 @@ WEIGHTINGS: dict[str, type[Weighting]] = {
     "dualproj": DualProj,
     "config": ConFIG,
     "excess_mtl": ExcessMTL,
+    # by those of the shared features
+    "representation_gradients": RepresentationGradients,
 }
 
 
@@ -96,6 +99,7 @@ __all__ = [
     "NashMTL",
     "PCGrad",
     "Random",
+    "RepresentationGradients",
     "Static",
     "UPGrad",
     "Uncertainty",

@@ -37,12 +37,19 @@ class Weighting(Recipe):
         Whether it wants, besides the losses, the gradients of the task losses with respect to the
         shared parameters ``(n_tasks, n_parameters)``, or their inner products
         ``(n_tasks, n_tasks)``. Gradients are for one network, without stack axes.
+    of : {"parameters", "features"}
+        What gradients are taken of. "features" puts those that tasks share, of the rows of the
+        batch, in place of the shared parameters: ``(n_tasks, batch * d)``. The sum of w times them,
+        or the direction, then goes back through the trunk.
     weighs : {"loss", "gradient", "direction"}
         What its weights are of. "loss": the training loop normalises them over the tasks present,
         L = sum(w L) / sum(w), so that they say nothing of the learning rate. "gradient": the shared
         parameters move along the sum of w times the gradients as they are; the heads, over which
         tasks cannot conflict, follow L by the user's weights. "direction": the module gives
         no weights but that sum itself, ``(n_parameters,)``.
+    per_parameter : bool
+        Whether it remembers numbers for every shared parameter. It cannot see features instead,
+        which are of other rows in every batch.
     uses_task_weights : bool
         Whether the user's ``task_weights`` have a meaning for it.
     stacks : bool
@@ -51,6 +58,8 @@ class Weighting(Recipe):
 
     needs: ClassVar[Needs] = "losses"
     weighs: ClassVar[Literal["loss", "gradient", "direction"]] = "loss"
+    of: ClassVar[Literal["parameters", "features"]] = "parameters"
+    per_parameter: ClassVar[bool] = False
     uses_task_weights: ClassVar[bool] = False
     stacks: ClassVar[bool] = True
 

@@ -43,6 +43,7 @@ class ExcessMTL(Weighting):
 
     needs = "jacobian"
     weighs = "gradient"
+    per_parameter = True
     _parameter_constraints = {"step_size": [Interval(Real, 0, None, closed="neither")]}
 
     def __init__(self, step_size: float = 0.01) -> None:

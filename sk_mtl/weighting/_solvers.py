@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 Array = NDArray[np.float64]
 RIDGE = 1e-12  # of the mean of the diagonal: gradients of tasks may be linearly dependent
@@ -23,8 +24,9 @@ def length(weights: Array, gramian: Array) -> float:
 def simplex_quadratic(gramian: Array, pull: Array, guess: NDArray[np.bool_] | None = None) -> Array:
     """Return the w on the simplex (w >= 0, sum(w) = 1) that minimises w'Gw / 2 + p'w.
 
-    An active-set method: tasks enter one by one, the steepest first, and leave where the way to
-    the best point of those inside would make them negative.
+    An active-set method. To begin with, whoever is negative at the best point leaves, until none
+    is. Then tasks enter one by one, the steepest first, and leave where the way to the best point
+    of those inside would make them negative.
 
     Parameters
     ----------
@@ -33,23 +35,25 @@ def simplex_quadratic(gramian: Array, pull: Array, guess: NDArray[np.bool_] | No
     pull : ndarray of shape (n,)
         p. With zeros, the weights of the shortest vector in the convex hull of the gradients.
     guess : ndarray of bool, shape (n,), default=None
-        Tasks that may be those inside in the end: tried first. None tries all.
+        Tasks that may be those inside in the end. None begins with all.
     """
     n = len(gramian)
     scale = np.trace(gramian) / n
     G, p = gramian / scale + RIDGE * np.eye(n), pull / scale
     inside = np.ones(n, dtype=bool) if guess is None else guess
     w = _best_inside(G, p, inside)
-    if (w >= 0).all() and _is_best(G @ w + p, inside)[0]:
-        return w
-    w, inside = np.zeros(n), np.zeros(n, dtype=bool)
-    first = int((np.diag(G) / 2 + p).argmin())
-    w[first], inside[first] = 1.0, True
+    while (w < 0).any():
+        inside = inside & (w > 0)
+        w = _best_inside(G, p, inside)
+    lowest = np.inf
     for _ in range(MOST_STEPS):
-        done, entering = _is_best(G @ w + p, inside)
-        if done:
+        slope = G @ w + p
+        value = float(w @ (slope + p))
+        done, entering = _is_best(slope, inside)
+        if done or not value < lowest:  # what is rounded may have no best point
             break
-        inside[entering] = True
+        lowest = value
+        inside = inside | (np.arange(n) == entering)
         w = _walk_inside(G, p, w, inside)
     return w
 
@@ -106,34 +110,47 @@ def conflict_averse(gramian: Array, preference: Array, radius: float) -> Array:
     r = radius * length(preference, gramian)
     if not r > 0:
         return simplex_quadratic(gramian, np.zeros_like(pull))
-    low, high, s = 0.0, np.inf, float(np.trace(gramian) / len(pull)) ** 0.5 / r
-    guess = None
+    n, size = len(pull), float(np.trace(gramian)) / len(pull)
+    G, start = gramian + RIDGE * size * np.eye(n), size**0.5 / r
+    inside = np.ones(n, dtype=bool)
+    for _ in range(n):  # mostly enough: whoever is negative leaves
+        s, w = _scaled_inside(G, pull, r, inside, start)
+        if not (w < 0).any():
+            break
+        inside = inside & (w > 0)
+    if _is_close(length(w, gramian) / r, s) and _is_best(G @ w + s * pull, inside)[0]:
+        return w
+    low, high = 0.0, np.inf
     for _ in range(MOST_STEPS):
-        w = simplex_quadratic(gramian, s * pull, guess)
+        w = simplex_quadratic(gramian, s * pull, inside)
         found = length(w, gramian) / r
-        if abs(found - s) <= 1e-12 * s:
+        if _is_close(found, s):
             break
         low, high = (s, high) if found > s else (low, s)
-        guess = w > 0
-        s = _next_guess(gramian, pull, r, guess, low, high)
+        inside = w > 0
+        s, _ = _scaled_inside(G, pull, r, inside, 0.0)
+        if not low < s < high:
+            s = 2.0 * low if np.isinf(high) else (low + high) / 2
     return w
 
 
-def _next_guess(
-    gramian: Array, pull: Array, r: float, inside: NDArray[np.bool_], low: float, high: float
-) -> float:
-    """Return the s that would be right with these tasks inside; the middle if it is not between."""
-    G = gramian[np.ix_(inside, inside)]
-    G = G + RIDGE * np.trace(G) / len(G) * np.eye(len(G))
-    p = pull[inside]
-    solved = np.linalg.solve(G, np.stack([np.ones(len(p)), p], axis=1))
+def _is_close(found: float, wanted: float) -> bool:
+    """Whether they differ by no more than the ridge makes of it; unless all is but the ridge."""
+    return abs(found - wanted) <= 1e-9 * wanted
+
+
+def _scaled_inside(
+    G: Array, pull: Array, r: float, inside: NDArray[np.bool_], otherwise: float
+) -> tuple[float, Array]:
+    """Return the s that is right with these tasks inside, if any is, and w(s), of any sign."""
+    among, p, w = G[np.ix_(inside, inside)], pull[inside], np.zeros(len(pull))
+    solved = np.linalg.solve(among, np.stack([np.ones(len(p)), p], axis=1))
     mass, slant, steep = solved[:, 0].sum(), solved[:, 1].sum(), p @ solved[:, 1]
     # |g_w|^2 = 1 / mass + s^2 (steep - slant^2 / mass) is to be s^2 r^2.
     room = r * r - steep + slant * slant / mass
-    guess = (1.0 / (mass * room)) ** 0.5 if room > 0 else np.inf
-    if low < guess < high:
-        return float(guess)
-    return 2.0 * low if np.isinf(high) else (low + high) / 2
+    s = float(mass * room) ** -0.5 if room > 0 and mass > 0 else otherwise
+    w[inside] = (1.0 + s * slant) / mass * solved[:, 0] - s * solved[:, 1]
+    return s, w
 
 
 def power_balance(gramian: Array, power: float) -> Array:
@@ -166,3 +183,31 @@ def power_balance(gramian: Array, power: float) -> Array:
             break
     weights: Array = unit * x
     return weights
+
+
+def dual_cone_projections(gramian: Array, starts: Array, resolution: float) -> Array:
+    """Return, for every row u of ``starts``, the w >= u that minimises w'Gw.
+
+    It is the mixture by u, projected onto what no gradient points against. With G = R'R, what is
+    added to u is the non-negative x for which Rx is nearest to -Ru.
+
+    Parameters
+    ----------
+    gramian : ndarray of shape (n, n)
+        G, positive semi-definite.
+    starts : ndarray of shape (n_rows, n)
+        At least 0.
+    resolution : float
+        Up to which the entries of G are known, relative to the gradients' lengths.
+    """
+    lengths = np.sqrt(np.diag(gramian))
+    lengths[lengths == 0] = 1.0  # such a task conflicts with none
+    G = gramian / lengths / lengths[:, None]
+    u = starts * lengths
+    if (u @ G >= 0).all():
+        return starts
+    # What is rounded, or linearly dependent, may have curvatures that are zero or less.
+    values, vectors = np.linalg.eigh(G)
+    root = (vectors * np.sqrt(np.maximum(values, max(resolution, RIDGE)))).T
+    added = [nnls(root, -(root @ row), maxiter=MOST_STEPS * len(G))[0] for row in u]
+    return starts + np.stack(added) / lengths

@@ -6,42 +6,17 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sk_mtl._support import fingerprint
 from sk_mtl.weighting._base import Balance, Weighting
-from sk_mtl.weighting._gramian import Array, GramianBalance
 from sk_mtl.weighting._streams import Streams
-
-# What torchjd's optional dependencies are called here, by the package that is missed.
-EXTRA = "sk-mtl[surgery]"
 
 
 def is_torchjd(value: Any) -> bool:
     """Whether an object is one of torchjd's, or of a class derived from one; imports nothing."""
     return any(base.__module__.split(".")[0] == "torchjd" for base in type(value).__mro__)
-
-
-def aggregator(name: str, **parameters: Any) -> Any:
-    """Return a new aggregator of torchjd's, by the name of its class.
-
-    Raises
-    ------
-    ImportError
-        If it needs packages that are not installed.
-    """
-    try:
-        from torchjd import aggregation, linalg  # takes a while to import, and most fits do without
-
-        if name in ("UPGradWeighting", "DualProjWeighting"):
-            # Its 1e-4 of the diagonal's mean is much for a task of small gradients.
-            parameters["projector"] = linalg.QuadprogProjector(norm_eps=0.0, reg_eps=1e-9)
-        return getattr(aggregation, name)(**parameters)
-    except ImportError as error:
-        raise ImportError(f"{error} For sk_mtl: pip install '{EXTRA}'.") from error
 
 
 def learned(method: Any) -> bool:
@@ -133,6 +108,13 @@ class ByJacobian(_ByTorchjd):
 
     needs = "jacobian"
     weighs = "gradient"
+
+    @property
+    def per_parameter(self) -> bool:  # type: ignore[override]
+        """Whether it is, or has within, the one method of theirs that does."""
+        from torchjd.aggregation import ExcessMTLWeighting
+
+        return any(isinstance(part, ExcessMTLWeighting) for part in self.method.modules())
 
 
 class ByDirection(_ByTorchjd):
@@ -230,29 +212,3 @@ class TorchjdBalance(Balance):
         """Go on with what a method of before remembers, if it was given as this one."""
         if state[0] == self._given:
             self._method = [copy.deepcopy(state[1])]
-
-
-class ByPreference(GramianBalance):
-    """A weighting of torchjd's, for the tasks present.
-
-    Parameters
-    ----------
-    name : str
-        Its class.
-    task_weights : Tensor of shape (n_tasks,)
-        The user's.
-    **parameters
-        Of the class, besides the preference.
-    """
-
-    def __init__(self, name: str, task_weights: Tensor, **parameters: Any) -> None:
-        super().__init__(task_weights)
-        self._name, self._options = name, parameters
-        aggregator(name, **parameters)  # tells now what is not installed
-
-    def weights(self, gramian: Array, preference: Array, tasks: NDArray[np.intp]) -> Array:
-        """Return the weights; see :class:`GramianBalance`."""
-        wanted = torch.from_numpy(preference)
-        method = aggregator(self._name, pref_vector=wanted, **self._options)
-        found: Array = method(torch.from_numpy(gramian)).numpy()
-        return found
