@@ -28,6 +28,7 @@ PACKAGES += ("torch-rechub", "torchjd")  # what some are measured against
 ONE_NETWORK: dict[str, Any] = {
     "scaling": None,
     "embedding": None,
+    "input_scale_rate": 0.0,
     "linear_path": False,
     "dropout": 0.0,
     "n_members": 1,

@@ -79,6 +79,7 @@ network = MultiTaskEstimator(
     n_members=1,
     scaling=None,
     embedding=None,
+    input_scale_rate=0,
     linear_path=False,
     hidden_layer_sizes=(100,),
     dropout=0.0,

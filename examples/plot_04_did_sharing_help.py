@@ -43,6 +43,7 @@ model = MultiTaskRegressor(
     n_members=1,
     scaling=None,
     embedding=None,
+    input_scale_rate=0,
     linear_path=False,
     hidden_layer_sizes=(3,),
     activation="tanh",

@@ -80,6 +80,7 @@ def fitted(trunk, dependencies=None):
         n_members=1,
         scaling=None,
         embedding=None,
+        input_scale_rate=0,
         linear_path=False,
         hidden_layer_sizes=(32, 16),
         dropout=0.0,

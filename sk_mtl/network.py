@@ -13,7 +13,7 @@ from sk_mtl.cascades._modules import FunnelOutputs, ParentOutputs
 from sk_mtl.cascades._recipes import Links
 from sk_mtl.columns import Layout
 from sk_mtl.embeddings import Embedding, Prepared, build_inputs
-from sk_mtl.entrance import enter
+from sk_mtl.entrance import InputScales, enter
 from sk_mtl.layers import Draws, StackedLinear, StackedMLP, shifted
 from sk_mtl.linear_path import LinearPath
 from sk_mtl.losses import Loss
@@ -201,6 +201,7 @@ def build_network(
     embedding: Embedding | None = None,
     prepared: Sequence[Prepared] | None = None,
     layout: Layout | None = None,
+    input_scale_rate: float = 0.0,
 ) -> MultiTaskNetwork:
     """Build a network, or a stack of networks of one form.
 
@@ -229,6 +230,8 @@ def build_network(
         What the embedding knows of the training table, one a network.
     layout : Layout or None, default=None
         What the columns of the table are; None for ``n_inputs`` numbers.
+    input_scale_rate : float, default=0.0
+        As in the estimators.
 
     Returns
     -------
@@ -236,15 +239,18 @@ def build_network(
         On the CPU, in training mode.
     """
     masks = [s[2] for s in seeds]
+    at_entrance = Draws([s[0] + _INPUTS for s in seeds], stack, dtype)
+    own = n_tasks if trunk.private else None
     inputs = build_inputs(
         embedding,
         prepared or [Prepared()] * len(seeds),
         layout or Layout(n_inputs),
-        Draws([s[0] + _INPUTS for s in seeds], stack, dtype),
-        n_tasks if trunk.private else None,
+        at_entrance,
+        own,
     )
     if inputs is not None:
         n_inputs = inputs.to(dtype).n_outputs
+    scales = InputScales(n_inputs, input_scale_rate, at_entrance, own) if input_scale_rate else None
     spec = TrunkSpec(
         n_inputs=n_inputs,
         n_tasks=n_tasks,
@@ -254,7 +260,7 @@ def build_network(
         draws=Draws([s[0] for s in seeds], stack, dtype),
         seed=masks,
     )
-    body = enter(inputs, trunk.build(spec).to(dtype))
+    body = enter(inputs, scales, trunk.build(spec).to(dtype))
     head_draws = Draws([s[1] for s in seeds], stack, dtype)
     network = MultiTaskNetwork(body, [], groups, n_tasks, links)
     for g, group in enumerate(groups):

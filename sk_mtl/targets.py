@@ -199,7 +199,7 @@ def _column_array(column: Any) -> NDArray[Any]:
     return np.asarray(column.to_numpy())
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     """Whether one cell of an object array stands for no label."""
     if value is None or type(value).__name__ in MISSING_TYPE_NAMES:
         return True
@@ -208,7 +208,7 @@ def _is_missing(value: Any) -> bool:
 
 def _read_objects(array: NDArray[Any], name: str) -> Column:
     """Read an object column: numbers become numbers, strings stay objects."""
-    missing = np.fromiter((_is_missing(v) for v in array), dtype=bool, count=len(array))
+    missing = np.fromiter((is_missing(v) for v in array), dtype=bool, count=len(array))
     observed = array[~missing]
     is_text = {isinstance(v, str) for v in observed}
     if is_text == {True}:

@@ -5,6 +5,7 @@ from __future__ import annotations
 PLAIN = {
     "scaling": None,
     "embedding": None,
+    "input_scale_rate": 0.0,
     "linear_path": False,
     "hidden_layer_sizes": (100,),
     "dropout": 0.0,

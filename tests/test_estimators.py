@@ -101,6 +101,7 @@ CHANGES = {
     "trunk": ("mmoe", {}),
     "scaling": ("standard", {}),
     "embedding": ("periodic", {}),
+    "input_scale_rate": (6.0, {}),
     "linear_path": (True, {"early_stopping": True}),
     "n_members": (2, {}),
     "hidden_layer_sizes": ((6,), {}),

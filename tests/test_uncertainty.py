@@ -22,6 +22,7 @@ QUICK = {
     "n_members": 1,
     "scaling": None,
     "embedding": None,
+    "input_scale_rate": 0.0,
     "linear_path": False,
     "hidden_layer_sizes": (),
     "dropout": 0.0,

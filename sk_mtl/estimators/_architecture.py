@@ -20,6 +20,7 @@ def architecture(estimator: Any) -> dict[str, tuple[str, Any]]:
         "trunk": resolve_recipe(est.trunk, TRUNKS, Trunk, "trunk"),
         "embedding": est.embedding
         and resolve_recipe(est.embedding, EMBEDDINGS, Embedding, "embedding"),
+        "input_scale_rate": est.input_scale_rate,
         "categorical_features": est.categorical_features,
         "scaling": est.scaling,
         "hidden_layer_sizes": layer_sizes(est.hidden_layer_sizes, "hidden_layer_sizes"),

@@ -48,6 +48,7 @@ from sk_mtl.estimators._describe import (
     spread_classes,
 )
 from sk_mtl.estimators._ensemble import fit_networks
+from sk_mtl.estimators._folds import read_groups
 from sk_mtl.estimators._session import Session, row_weights
 from sk_mtl.layers import ACTIVATIONS
 from sk_mtl.targets import Targets, read_targets
@@ -71,6 +72,7 @@ class BaseMultiTask(
         "categorical_features": ["array-like", StrOptions({"from_dtype"}), None],
         "scaling": [StrOptions({"robust", "standard"}), None],
         "embedding": [str, HasMethods(["build"]), type, None],
+        "input_scale_rate": [Interval(Real, 0, None, closed="left")],
         "linear_path": ["boolean"],
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "head_hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -118,6 +120,7 @@ class BaseMultiTask(
         y: Any,
         sample_weight: Any = None,
         *,
+        groups: Any = None,
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
@@ -133,6 +136,13 @@ class BaseMultiTask(
             Labels; NaN, None and pandas' NA are missing ones.
         sample_weight : array-like of shape (n_samples,) or (n_samples, n_tasks), default=None
             Weights of rows, or of rows and tasks.
+        groups : array-like of shape (n_samples,), default=None
+            Whose row each is: of which patient, day or customer. Rows of one group are held out
+            together wherever rows are held out (but for one that a task needs to have a label to
+            learn from), so that early stopping, the share of the linear path, temperatures and
+            intervals are those for groups that were never seen. Members whose folds differ in
+            size train one after the other. Not with X_val. Searches and cross-validation hand
+            it on with ``set_fit_request(groups=True)`` and metadata routing enabled.
         X_val, y_val, sample_weight_val : array-likes, default=None
             Validation rows for early stopping, instead of a share of the training rows. In a
             Pipeline they reach the estimator as they are: scikit-learn transforms them only
@@ -148,7 +158,7 @@ class BaseMultiTask(
         ValueError
             If the data, or a parameter in view of the data, are not admissible.
         """
-        fit_networks(self._session(X, y, sample_weight, X_val, y_val, sample_weight_val))
+        fit_networks(self._session(X, y, sample_weight, groups, X_val, y_val, sample_weight_val))
         return self
 
     def _session(
@@ -156,6 +166,7 @@ class BaseMultiTask(
         X: Any,
         y: Any,
         sample_weight: Any = None,
+        groups: Any = None,
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
@@ -164,9 +175,17 @@ class BaseMultiTask(
         continued = self.warm_start and self.__sklearn_is_fitted__()
         given = (X, y)
         _check_validation_set(X_val, y_val, sample_weight_val)
+        if groups is not None and X_val is not None:
+            raise ValueError(
+                "Got groups with X_val, expected one of them: no row of X is held out then. Leave "
+                "one out."
+            )
         raw, targets = self._read(X, y, reset=not continued)
         weight = self._begin(raw, targets, sample_weight, continued=continued)
-        session = Session(self, raw, targets, weight, given=given, continued=continued)
+        of_rows = None if groups is None else read_groups(groups, len(raw))
+        session = Session(
+            self, raw, targets, weight, given=given, continued=continued, groups=of_rows
+        )
         if X_val is not None:
             raw_val, targets_val = self._read(X_val, y_val, reset=False)
             session.add_validation(

@@ -74,6 +74,7 @@ class MultiTaskClassifier(ScoreMixin, ClassifierMixin, ProbabilityMixin, SetMixi
         categorical_features: Any = "from_dtype",
         scaling: str | None = "robust",
         embedding: Any = "piecewise_linear",
+        input_scale_rate: float = 6.0,
         linear_path: bool = True,
         hidden_layer_sizes: Any = (256, 128),
         head_hidden_layer_sizes: Any = (),
@@ -113,6 +114,7 @@ class MultiTaskClassifier(ScoreMixin, ClassifierMixin, ProbabilityMixin, SetMixi
         self.categorical_features = categorical_features
         self.scaling = scaling
         self.embedding = embedding
+        self.input_scale_rate = input_scale_rate
         self.linear_path = linear_path
         self.hidden_layer_sizes = hidden_layer_sizes
         self.head_hidden_layer_sizes = head_hidden_layer_sizes

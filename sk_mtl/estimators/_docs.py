@@ -25,6 +25,9 @@ embedding : str, Embedding or None, default="piecewise_linear"
     What numbers become before the trunk reads them: "piecewise_linear", "periodic", None, or an
     object such as ``PiecewiseLinear(n_bins=8)`` of ``sk_mtl.embeddings``. Numbers of a sparse X
     enter as they are.
+input_scale_rate : float, default=6.0
+    Every input of the trunk is multiplied by a learned factor, so that what says little is left
+    out soon; with ``solver="adam"`` it learns so many times as fast as other weights. 0: none.
 linear_path : bool, default=True
     Whether to fit a ridge regression beside each network, and to mix it in as much as helps on
     held-out rows. Not with ``task_dependencies`` or a sparse X, not where no rows are held out,
@@ -51,7 +54,8 @@ weighting : str, Weighting or object of torchjd, default="static"
     losses "uncertainty", "dwa", "random", "geometric_mean", "stch", "famo", "imtl_l"; by the
     gradients of what tasks share "gradnorm", "pcgrad", "gradvac", "cagrad", "mgda", "imtl_g",
     "aligned_mtl", "graddrop", "nash_mtl", "fairgrad", "upgrad", "dualproj", "config",
-    "excess_mtl". ``sk_mtl.weighting`` has them as objects with parameters.
+    "excess_mtl", or "representation_gradients", which shows one of them the gradients of the
+    shared features. ``sk_mtl.weighting`` has them as objects with parameters.
 penalty : str, Penalty or None, default=None
     On the heads of related tasks: "covariance" and "cluster" learn how tasks are related, "graph"
     is told, "trace_norm" keeps heads in few dimensions. ``sk_mtl.penalties`` has them as objects.
@@ -98,7 +102,8 @@ early_stopping : bool or "auto", default="auto"
     rows on, and with one above 10,000.
 validation_fraction : float, default=0.1
     Share of the rows set aside for that; of several members each holds out at least as much.
-    Only used when ``fit`` is given none.
+    With ``groups`` these are groups that fit into it, or folds of about equal size. Only used when
+    ``fit`` is given none.
 n_iter_no_change : int, float or "auto", default="auto"
     Epochs without improvement before training stops; ``inf`` never stops early. "auto" is 400
     steps, but 8 epochs at least, where members hold rows out in turn, else 10 epochs.

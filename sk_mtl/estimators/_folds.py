@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.validation import column_or_1d
+
+from sk_mtl.targets import is_missing
 
 Rows = NDArray[np.intp]
 FEWEST_FOLDS = 5
@@ -19,22 +24,114 @@ def n_folds_for(n_members: int, fraction: float) -> int:
     return n_members if FEWEST_FOLDS <= n_members < n_folds else n_folds
 
 
-def share(rows: Rows, labelled: NDArray[np.bool_], fraction: float, seed: int) -> Rows:
+def share(rows: Rows, fraction: float, seed: int) -> Rows:
     """Return a share of the rows, at random.
 
     Parameters
     ----------
     rows : ndarray of int
         Rows to choose from.
-    labelled : ndarray of bool of shape (n_rows_of_table, n_tasks)
-        Which labels there are: a task keeps at least one for training.
     fraction : float
         Share to hold out.
     seed : int
         Of the choice.
     """
     order = np.random.default_rng(seed).permutation(rows)
-    return leave_labels(order[: round(fraction * len(rows))], rows, labelled)
+    return order[: round(fraction * len(rows))]
+
+
+def read_groups(groups: Any, n_rows: int) -> Rows:
+    """Return the group of every row as a number.
+
+    Raises
+    ------
+    ValueError
+        If there is not one a row, one is missing, or all rows are of one group.
+    """
+    values = np.asarray(groups, dtype=object) if isinstance(groups, list) else groups
+    values = column_or_1d(values)
+    if len(values) != n_rows:
+        raise ValueError(f"Got groups of length {len(values)}, expected {n_rows}: one a row.")
+    missing = np.zeros(n_rows, dtype=bool)
+    if values.dtype.kind in "fmM":
+        missing = values != values
+    elif values.dtype.kind == "O":
+        missing = np.array([is_missing(value) for value in values])
+    if missing.any():
+        raise ValueError(
+            f"Got groups with {int(missing.sum())} missing values, expected none. Give each row "
+            "that belongs to no other a group of its own."
+        )
+    try:
+        known, codes = np.unique(values, return_inverse=True)
+    except TypeError:
+        kinds = sorted({type(value).__name__ for value in values})
+        raise ValueError(
+            f"Got groups of mixed types {kinds}, expected one. Convert them, for instance to "
+            "strings."
+        ) from None
+    if len(known) < 2:
+        raise ValueError(
+            f"Got the group {str(known[0])!r} in every row, expected at least two groups: whole "
+            "ones are held out. Leave groups out."
+        )
+    return codes.astype(np.intp)
+
+
+def share_of_groups(rows: Rows, groups: Rows, fraction: float, seed: int) -> Rows:
+    """Return the rows of some groups, at random, as long as they fit into a share of the rows.
+
+    Where none fits it is the smallest.
+
+    Parameters
+    ----------
+    rows : ndarray of int
+        Rows to choose from, of two groups at least.
+    groups : ndarray of int of shape (n_rows_of_table,)
+        The group of every row.
+    fraction : float
+        Share to hold out.
+    seed : int
+        Of the choice.
+    """
+    known, _, sizes = _several(groups[rows])
+    room = fraction * len(rows)
+    held: list[int] = []
+    for group in np.random.default_rng(seed).permutation(len(known)):
+        if sizes[group] <= room and len(held) < len(known) - 1:
+            held.append(group)
+            room -= sizes[group]
+    return rows[np.isin(groups[rows], known[held or [int(sizes.argmin())]])]
+
+
+def deal_groups(rows: Rows, groups: Rows, n_folds: int, seed: int) -> list[Rows]:
+    """Return folds of whole groups, of sizes as equal as can be had in one go.
+
+    The largest group goes first, each to the fold that has fewest rows so far; groups of one size
+    in random order.
+
+    Parameters
+    ----------
+    rows : ndarray of int
+        Rows to deal.
+    groups : ndarray of int of shape (n_rows_of_table,)
+        The group of every row.
+    n_folds : int
+        How many; at most as many as groups.
+    seed : int
+        Of the order.
+    """
+    known, which, sizes = _several(groups[rows])
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(known))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    fold_of_group, filled = np.zeros(len(known), dtype=np.intp), np.zeros(n_folds, dtype=np.intp)
+    for group in order:
+        fold = filled.argmin()
+        fold_of_group[group] = fold
+        filled[fold] += sizes[group]
+    # Few members hold out the first folds only, which shall not be those of the largest groups.
+    return [rows[fold_of_group[which] == fold] for fold in random.permutation(n_folds)]
 
 
 def deal(rows: Rows, y: NDArray[np.floating], n_folds: int, seed: int) -> NDArray[np.intp]:
@@ -61,6 +158,17 @@ def deal(rows: Rows, y: NDArray[np.floating], n_folds: int, seed: int) -> NDArra
     order = order[np.lexsort(_keys(y[order]))]
     dealt: NDArray[np.intp] = random.permuted(order.reshape(n_each, n_folds), axis=1)
     return dealt
+
+
+def _several(groups: Rows) -> tuple[Rows, Rows, Rows]:
+    """Return the groups, which each row is of, and their sizes; raise if there is only one."""
+    known, which, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(known) < 2:
+        raise ValueError(
+            "Got labels in the rows of a single group, expected two groups or more that have some: "
+            "whole ones are held out. Leave groups out."
+        )
+    return known, which, sizes
 
 
 def _keys(y: NDArray[np.floating]) -> list[NDArray[np.floating]]:

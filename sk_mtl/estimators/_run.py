@@ -75,6 +75,7 @@ def build(
         group_tasks(est._tasks, est._task_losses, est._links),
         n_inputs=session.X.shape[1],
         embedding=plan.embedding,
+        input_scale_rate=est.input_scale_rate,
         prepared=[p.prepared for p in plans],
         layout=est._columns.layout,
         n_tasks=est.n_tasks_,

@@ -18,7 +18,14 @@ from sk_mtl.cascades._recipes import complete_labels
 from sk_mtl.columns import DTYPES, RawTable, to_tensor
 from sk_mtl.embeddings import EMBEDDINGS, Embedding, Prepared, prepare_inputs
 from sk_mtl.estimators._architecture import architecture
-from sk_mtl.estimators._folds import deal, leave_labels, n_folds_for, share
+from sk_mtl.estimators._folds import (
+    deal,
+    deal_groups,
+    leave_labels,
+    n_folds_for,
+    share,
+    share_of_groups,
+)
 from sk_mtl.estimators._labels import (
     Labels,
     class_factors,
@@ -102,6 +109,8 @@ class Session:
         Whether to go on with the network trained so far.
     incremental : bool, default=False
         Whether these are rows of many to come: one epoch is trained.
+    groups : ndarray of int of shape (n_samples,) or None, default=None
+        Rows of one group are held out together.
     """
 
     def __init__(
@@ -114,8 +123,9 @@ class Session:
         given: tuple[Any, Any],
         continued: bool,
         incremental: bool = False,
+        groups: NDArray[np.intp] | None = None,
     ) -> None:
-        self.est, self.given = estimator, given
+        self.est, self.given, self.groups = estimator, given, groups
         self.continued, self.incremental = continued, incremental
         self.device = estimator._resolved_device()
         several, aligned = estimator.n_members > 1 and not incremental, estimator._aligned(targets)
@@ -279,15 +289,7 @@ class Session:
     def _split(self, rows: NDArray[np.intp] | None) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Set validation rows aside; a task keeps at least one label for training."""
         rows = np.arange(self.X.shape[0]) if rows is None else rows
-        y, fraction = self.labels.y, self.est.validation_fraction
-        if self.member is None:
-            valid = share(rows, ~np.isnan(y), fraction, self._split_seed)
-        else:
-            number, n_folds = self._fold()
-            key = ("folds", self._split_seed, n_folds)  # sorted once for all members
-            if key not in self.tables:
-                self.tables[key] = deal(rows, y, n_folds, self._split_seed)
-            valid = leave_labels(self.tables[key][:, number], rows, ~np.isnan(y))
+        valid = leave_labels(self._held_out(rows), rows, ~np.isnan(self.labels.y))
         train = np.setdiff1d(rows, valid)
         if not len(train) or not len(valid):
             raise ValueError(
@@ -297,11 +299,31 @@ class Session:
             )
         return train, valid
 
+    def _held_out(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return a share of the rows, or a member's fold of them."""
+        fraction, seed = self.est.validation_fraction, self._split_seed
+        if self.member is None:
+            if self.groups is None:
+                return share(rows, fraction, seed)
+            return share_of_groups(rows, self.groups, fraction, seed)
+        number, n_folds = self._fold()
+        key = ("folds", seed, n_folds)  # dealt once for all members
+        if key not in self.tables:
+            if self.groups is None:
+                self.tables[key] = deal(rows, self.labels.y, n_folds, seed).T
+            else:
+                self.tables[key] = deal_groups(rows, self.groups, n_folds, seed)
+        fold: NDArray[np.intp] = self.tables[key][number]
+        return fold
+
     def _fold(self) -> tuple[int, int]:
         """Return which fold of the rows is held out, and of how many; (0, 1) if none is."""
         if self.member is None:
             return 0, 1
         n_folds = n_folds_for(self.n_members, self.est.validation_fraction)
+        if self.groups is not None:
+            with_labels = self.groups if self.rows is None else self.groups[self.rows]
+            n_folds = min(n_folds, len(np.unique(with_labels)))
         return self.member % n_folds, n_folds
 
     def _masses(self, rows: NDArray[np.intp] | None) -> NDArray[np.float64]:

@@ -34,6 +34,7 @@ MOST_BYTES = 64 * 2**20
 SHAPING = (
     "trunk",
     "embedding",
+    "input_scale_rate",
     "hidden_layer_sizes",
     "head_hidden_layer_sizes",
     "activation",

@@ -122,8 +122,8 @@ def multi_task_gain(
     >>> X = rng.normal(size=(300, 40))
     >>> Y = X[:, :1] + rng.normal(size=(300, 8))  # eight noisy views of the first feature
     >>> model = MultiTaskRegressor(
-    ...     n_members=1, embedding=None, hidden_layer_sizes=(8,), max_iter=500,
-    ...     learning_rate_init=0.05, tol=0.003, n_iter_no_change=3, random_state=0,
+    ...     n_members=1, embedding=None, input_scale_rate=0, hidden_layer_sizes=(8,),
+    ...     max_iter=500, learning_rate_init=0.05, tol=0.003, n_iter_no_change=3, random_state=0,
     ... )
     >>> gain = multi_task_gain(model, X, Y, cv=4, n_repeats=2, random_state=0)
     >>> set(gain.verdicts)
