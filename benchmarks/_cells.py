@@ -1,6 +1,6 @@
 """A table and one split of its rows: who is fitted on it, what that costs, and how it is judged.
 
-Nothing here knows ``sk_mtl`` but :func:`run_ours`.
+Nothing here knows ``sk_mtl`` but :func:`estimator`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from _tables import Table, read_whole
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
 N_FOLDS = 5
-FIXED = {"random_state": SEED}  # all that a user sets of ours
+FIXED: dict[str, Any] = {"random_state": SEED}  # all that a user sets of ours
 
 
 class TooSlow(Exception):
@@ -129,14 +129,14 @@ def published(folder: Path, names: Sequence[str] | None, folds: Sequence[int]) -
         if name in MOLECULES:
             for way in ("index", "scaffold"):
                 part = table.extra[f"split_{way}"].to_numpy()
-                sides = rows[part == 0], rows[part == 1]
-                yield Cell(f"{name}, {way} split", table, 0, *sides, "DeepChem")
+                train, test = rows[part == 0], rows[part == 1]
+                yield Cell(f"{name}, {way} split", table, 0, train, test, "DeepChem")
         elif name in HELD_OUT:
-            sides = rows[: HELD_OUT[name]], rows[HELD_OUT[name] :]
-            yield Cell(f"{name}, first rows train", table, 0, *sides, "Mulan")
+            train, test = rows[: HELD_OUT[name]], rows[HELD_OUT[name] :]
+            yield Cell(f"{name}, first rows train", table, 0, train, test, "Mulan")
         elif name in HALVES:
-            sides = next(iter(KFold(2, shuffle=True, random_state=1).split(rows)))
-            yield Cell(f"{name}, halves", table, 0, *sides, "MMoE")
+            train, test = next(iter(KFold(2, shuffle=True, random_state=1).split(rows)))
+            yield Cell(f"{name}, halves", table, 0, train, test, "MMoE")
         else:
             parts = KFold(10, shuffle=True, random_state=1).split(rows)
             for fold, (train, test) in enumerate(parts):
@@ -234,21 +234,44 @@ def estimator(kinds: Sequence[str], parameters: Mapping[str, Any]) -> Any:
     return MultiTaskEstimator(tasks=list(kinds), **FIXED, **parameters)
 
 
-def run_ours(parameters: Mapping[str, Any], cell: Cell) -> tuple[Predictions, Cost]:
-    """Fit one model to all tasks, on the frame as it comes."""
+def fitted_ours(
+    parameters: Mapping[str, Any], cell: Cell, *, told_groups: bool = False
+) -> tuple[Any, float]:
+    """Fit one model to all tasks, on the frame as it comes; return it and what that cost.
+
+    Parameters
+    ----------
+    parameters : mapping
+        Those that are not the defaults.
+    cell : Cell
+        Gives the rows.
+    told_groups : bool, default=False
+        Whether fit is told which rows belong together, where the table says so.
+    """
     table, tasks = cell.table, cell.tasks()
     kinds = [table.kinds[task] for task in tasks]
     X, Y = table.X.iloc[cell.train], table.Y.iloc[cell.train, tasks]
-    X_test = table.X.iloc[cell.test]
     if len(tasks) == 1:  # a column alone is one-dimensional, and may have no gaps
         Y = Y.iloc[:, 0].dropna()
         X = X.loc[Y.index]
+    more = {}
+    if told_groups and table.groups is not None:
+        more["groups"] = pd.Series(np.asarray(table.groups), table.X.index).loc[X.index]
     model = estimator(kinds, parameters)
-    fitted, fit = timed(lambda: model.fit(X, Y))
-    p, cost = None, 0.0
+    return timed(lambda: model.fit(X, Y, **more))
+
+
+def run_ours(parameters: Mapping[str, Any], cell: Cell) -> tuple[Predictions, Cost]:
+    """Fit one model to all tasks, and predict them."""
+    table, tasks = cell.table, cell.tasks()
+    kinds = [table.kinds[task] for task in tasks]
+    X_test = table.X.iloc[cell.test]
+    fitted, fit = fitted_ours(parameters, cell)
+    p: Any = None
+    cost = 0.0
     if "classification" in kinds:
         p, cost = timed(lambda: fitted.predict_proba(X_test))
-    amounts, more = None, 0.0
+    amounts, more = np.empty(0), 0.0
     if "regression" in kinds:
         amounts, more = timed(lambda: np.asarray(fitted.predict(X_test)))
     predictions: Predictions = {}

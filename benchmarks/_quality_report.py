@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 from _harness import seconds
 from _peers import PEERS, one_less_rrmse
+from _rank_picture import picture
 from _ranking import DIGITS, compare, markdown
-from scipy.stats import studentized_range, t
+from scipy.stats import t
 
 Rows = dict[tuple[str, int, str], dict[str, Any]]  # by table, fold and contender
 
 POOLED = ("mtr/sf1", "mtr/sf2", "mtr/andro")  # folds of theirs have amounts that hardly vary
+ALONE = "single_task"
 BEHIND = 0.02  # a table where we are further behind the best peer needs a word
 CONFIDENCE = 0.95
 SHARE = 0.75  # of the tables of ours that somebody has who is compared with all others
@@ -79,6 +81,7 @@ def text(content: Mapping[str, Any]) -> str:
         "Where ours is behind": behind(content),
         "Sharing": sharing(content),
         "Ingredients": ingredients(content),
+        "Spending more or less": spending(content),
         "Calibration": calibration(content),
         "Published splits": published_splits(content),
         "Left out": left_out(content),
@@ -90,17 +93,22 @@ def text(content: Mapping[str, Any]) -> str:
 def heading(content: Mapping[str, Any]) -> str:
     """Return what was measured, with what, on what."""
     cpu = content["machine"]["cpu"]
-    made_by = {row["contender"]: row["made_by"] for row in content["rows"]}
-    code = sorted({str(row["code"]) for row in content["rows"] if row.get("code")})
     lines = [
         "# How well it predicts",
         f"{cpu}, {content['threads']} thread. Score of a task: area under the ROC curve of "
         "classes, 1 - RRMSE of amounts; of a table: the mean over tasks, then over folds.",
-        markdown(["contender", "made by"], sorted([k, f"`{v}`"] for k, v in made_by.items())),
     ]
+    return "\n\n".join([*lines, *made_by(content)])
+
+
+def made_by(content: Mapping[str, Any]) -> list[str]:
+    """Return who was measured in what version, and a warning where ours was in several."""
+    found = {row["contender"]: row["made_by"] for row in content["rows"]}
+    code = {str(row["code"]) for row in content["rows"] if row.get("code")}
+    lines = [markdown(["contender", "made by"], sorted([k, f"`{v}`"] for k, v in found.items()))]
     if len(code) > 1:
         lines.append(f"**Ours was measured with {len(code)} states of the code.** Pass --renew.")
-    return "\n\n".join(lines)
+    return lines
 
 
 # Comparisons ---------------------------------------------------------------------------------
@@ -134,7 +142,7 @@ def comparison(content: Mapping[str, Any], also: str | None = None) -> dict[str,
     """
     rows = rows_of(content)
     names = ordered({name for _, _, name in rows}, content)
-    names = [name for name in names if name not in content["settings"]["ablations"]]
+    names = [name for name in names if name not in variants(content)]
     if not names:
         return None
     ours = content["settings"]["ours"]
@@ -162,8 +170,14 @@ def comparison(content: Mapping[str, Any], also: str | None = None) -> dict[str,
 
 def ordered(names: Iterable[str], content: Mapping[str, Any]) -> list[str]:
     """Return names with ours first, then as the peers are listed."""
-    places = [content["settings"]["ours"], "single_task", *content["settings"]["ablations"], *PEERS]
+    places = [content["settings"]["ours"], ALONE, *variants(content), *PEERS]
     return sorted(names, key=lambda n: (places.index(n) if n in places else len(places), n))
+
+
+def variants(content: Mapping[str, Any]) -> list[str]:
+    """Return those of ours that are not compared with peers: ablations, and what costs differ."""
+    found = [*content["settings"]["ablations"], *content["settings"].get("spending", {})]
+    return [n for n in dict.fromkeys(found) if n not in (content["settings"]["ours"], ALONE)]
 
 
 def common_cells(rows: Rows, names: Sequence[str]) -> list[tuple[str, int]]:
@@ -263,7 +277,7 @@ def per_table(found: Mapping[str, Any]) -> str:
 def one_by_one(content: Mapping[str, Any], baseline: str) -> str:
     """Return how every contender differs from one, on all cells that the two share."""
     rows = rows_of(content)
-    names = {name for _, _, name in rows} - {baseline, *content["settings"]["ablations"]}
+    names = {name for _, _, name in rows} - {baseline, *variants(content)}
     lines = []
     for name in ordered(names, content):
         cells = common_cells(rows, [baseline, name])
@@ -331,11 +345,11 @@ def relative_gain(mine: Mapping[str, Any], alone: Mapping[str, Any]) -> float | 
 def sharing(content: Mapping[str, Any]) -> str:
     """Return what sharing gains over one network a task, on tables of several tasks."""
     rows, ours = rows_of(content), content["settings"]["ours"]
-    cells = common_cells(rows, [ours, "single_task"])
+    cells = common_cells(rows, [ours, ALONE])
     gains: dict[str, list[float]] = {}
     cost = [0.0, 0.0]
     for case, fold in cells:
-        mine, alone = rows[case, fold, ours], rows[case, fold, "single_task"]
+        mine, alone = rows[case, fold, ours], rows[case, fold, ALONE]
         gain = relative_gain(mine, alone)
         if len(mine["task_scores"]) >= RELATED and gain is not None:
             gains.setdefault(case, []).append(gain)
@@ -347,7 +361,7 @@ def sharing(content: Mapping[str, Any]) -> str:
     shown = "" if low_high is None else f", 95 % {low_high[0]:+.2%} to {low_high[1]:+.2%}"
     lines = [[case, f"{gain:+.2%}"] for case, gain in sorted(means.items(), key=lambda i: -i[1])]
     return (
-        f"Mean relative gain over `single_task` on {len(means)} tables with {RELATED} or more "
+        f"Mean relative gain over `{ALONE}` on {len(means)} tables with {RELATED} or more "
         f"tasks: {np.mean(list(means.values())):+.2%}{shown}. CPU of fits: {seconds(cost[0])} "
         f"against {seconds(cost[1])}.\n\n{markdown(['table', 'gain'], lines)}"
     )
@@ -368,6 +382,34 @@ def ingredients(content: Mapping[str, Any]) -> str:
             lines.append([*line, str(entry["worse"]), f"{entry['fit_cpu'] / of_ours:.2f}"])
     head = ["ours with", "tables", "difference", "95 %", "better", "worse", "CPU, ours 1"]
     return markdown(head, lines) if lines else ""
+
+
+def spending(content: Mapping[str, Any]) -> str:
+    """Return what the fits of a setting cost, and its score, beside ours on the same folds.
+
+    On tables where any of those that are measured for this alone has been.
+    """
+    rows, ours = rows_of(content), content["settings"]["ours"]
+    settings = content["settings"].get("spending", {})
+    alone = set(settings) - {ours, ALONE, *content["settings"]["ablations"]}
+    lines = []
+    for case in dict.fromkeys(case for case, _, name in rows if name in alone):
+        for name, parameters in settings.items():
+            folds = [f for c, f in common_cells(rows, [ours, name]) if c == case]
+            if not folds:
+                continue
+            mine, base = ([rows[case, f, n] for f in folds] for n in (name, ours))
+            cost, of_ours = ([row["fit_cpu"] for row in found] for found in (mine, base))
+            score, other = (table_score(case, found) for found in (mine, base))
+            given = ", ".join(f"{key}={value!r}" for key, value in parameters.items())
+            line = [case, f"`{given}`" if given else "the defaults"]
+            line += [", ".join(f"{value:.1f}" for value in cost)]
+            line += [f"{sum(cost) / sum(of_ours):.2f}"]
+            lines.append([*line, f"{score:.4f}", f"{score - other:+.4f}"])
+    if not lines:
+        return ""
+    head = ["table", "setting", "CPU seconds of a fit, by fold", "ours 1", "score", "difference"]
+    return markdown(head, lines)
 
 
 def is_not(name: str) -> Any:
@@ -429,59 +471,3 @@ def left_out(content: Mapping[str, Any]) -> str:
         for (name, case, reason), folds in sorted(by_reason.items())
     ]
     return markdown(["contender", "table", "folds", "why"], lines) if lines else "Nobody."
-
-
-# The picture ---------------------------------------------------------------------------------
-
-
-def critical_difference(n_contenders: int, n_tables: int, level: float = 0.05) -> float:
-    """Return by how much mean ranks must differ (Nemenyi's test, Demsar 2006)."""
-    q = studentized_range.ppf(1 - level, n_contenders, np.inf) / math.sqrt(2)
-    return float(q * math.sqrt(n_contenders * (n_contenders + 1) / (6 * n_tables)))
-
-
-def cliques(ranks: Sequence[float], difference: float) -> list[tuple[int, int]]:
-    """Return first and last of every run of sorted ranks that do not differ, no run in another."""
-    found: list[tuple[int, int]] = []
-    for first, low in enumerate(ranks):
-        last = max(i for i, rank in enumerate(ranks) if rank - low <= difference)
-        if last > first and (not found or last > found[-1][1]):
-            found.append((first, last))
-    return found
-
-
-def picture(ranks: Mapping[str, float], n_tables: int, path: Path) -> bool:
-    """Draw mean ranks, with bars over those that do not differ; False without matplotlib."""
-    try:
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    names = sorted(ranks, key=lambda name: ranks[name])
-    values = [ranks[name] for name in names]
-    difference = critical_difference(len(names), n_tables)
-    bars = cliques(values, difference)
-    figure = Figure(figsize=(7, 1.2 + 0.28 * len(names)))
-    FigureCanvasSVG(figure)
-    ax = figure.subplots()
-    ax.scatter(values, range(len(names)), color="black", zorder=3)
-    for place, name in enumerate(names):
-        ax.annotate(
-            f"{name}  {values[place]:.2f}",
-            (values[place], place),
-            (6, -3),
-            textcoords="offset points",
-            fontsize=8,
-        )
-    for number, (first, last) in enumerate(bars):
-        at = min(values) - 0.15 * (number + 1)
-        ax.plot([at, at], [first, last], color="tab:red", linewidth=3)
-    ax.set_xlabel(f"mean rank over {n_tables} tables; critical difference {difference:.2f} (bars)")
-    ax.set_xlim(min(values) - 0.15 * (len(bars) + 1), max(values) + 2.5)
-    ax.set_yticks([])
-    ax.invert_yaxis()
-    ax.spines[["left", "right", "top"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
-    figure.savefig(path.with_suffix(".png"), bbox_inches="tight", dpi=110)
-    return True

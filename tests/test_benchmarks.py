@@ -81,8 +81,11 @@ BESIDE = {
     "n_test",
     "threads",
 }
+SURE = BESIDE - {"score", "task_scores", "squares"}
+SURE |= {"log_loss", "coverage", "width", "set_coverage", "set_size"}
 KEYS = {"memory": MEMORY, "search": SEARCH, "balance_quality": QUALITY, "quality": BESIDE}
-WITHOUT_RATIOS = {"memory", "balance_quality", "quality"}
+KEYS |= {"uncertainty": SURE}
+WITHOUT_RATIOS = {"memory", "balance_quality", "quality", "uncertainty"}
 RATIO = {
     "case",
     "ours",
@@ -149,7 +152,8 @@ def test_readme_lists_every_script_and_every_key():
     assert SCRIPTS
     for name in SCRIPTS:
         assert f"bench_{name}.py" in readme
-    for key in HEAD | TIMES | MEMORY | SEARCH | RATIO | QUALITY | BESIDE | SUMMARY | {"summary"}:
+    rows = TIMES | MEMORY | SEARCH | QUALITY | BESIDE | SURE
+    for key in HEAD | rows | RATIO | SUMMARY | {"summary"}:
         assert f"`{key}`" in readme
 
 

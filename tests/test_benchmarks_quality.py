@@ -39,6 +39,21 @@ def report():
     return imported("_quality_report")
 
 
+@pytest.fixture(scope="module")
+def measuring():
+    return imported("_measuring")
+
+
+@pytest.fixture(scope="module")
+def results_file():
+    return imported("_results_file")
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    return imported("_rank_picture")
+
+
 def write(folder, meta, **columns):
     """A table as the folder of data has it."""
     folder.mkdir(parents=True)
@@ -511,11 +526,12 @@ def made_row(score, **more):
 QUICK_ONES = ["sk_mtl", "single_task", "ridge_logistic", "extra_trees"]
 
 
-def test_quality_goes_on_where_it_was_left(quality, peers, run, tables, monkeypatch):
+def test_quality_goes_on_where_it_was_left(quality, peers, run, tables, measuring, monkeypatch):
     everything = [("made up", fold, name) for fold in (0, 1) for name in QUICK_ONES]
     assert run() == everything, "the first fold of all comes first"
     assert run() == [], "nothing is measured twice"
-    assert [quality.place(row) for row in run.content()["rows"]] == everything
+    places = [(row["case"], row["fold"], row["contender"]) for row in run.content()["rows"]]
+    assert places == everything
     assert run("--again", "single_task") == [("made up", f, "single_task") for f in (0, 1)]
     monkeypatch.setitem(quality.OURS, "single_task", {"trunk": "single_task", "alpha": 1.0})
     assert {name for _, _, name in run()} == {"single_task"}, "it has other parameters now"
@@ -523,15 +539,15 @@ def test_quality_goes_on_where_it_was_left(quality, peers, run, tables, monkeypa
     monkeypatch.setitem(peers.PEERS, "extra_trees", changed)
     assert {name for _, _, name in run()} == {"extra_trees"}
     table = replace(tables.made_up(as_it_comes=True), sha256="another")
-    monkeypatch.setattr(quality, "made_up", lambda as_it_comes: table)
+    monkeypatch.setattr(measuring, "made_up", lambda as_it_comes: table)
     assert run() == everything
     assert len(run.content()["rows"]) == len(everything), "new rows take the places of the old"
 
 
-def test_other_code_of_ours_counts_when_asked(quality, run, monkeypatch):
+def test_other_code_of_ours_counts_when_asked(measuring, run, monkeypatch):
     run()
-    version = quality.own("version")
-    monkeypatch.setattr(quality, "own", lambda what: "1" if what == "code" else version)
+    version = measuring.own("version")
+    monkeypatch.setattr(measuring, "own", lambda what: "1" if what == "code" else version)
     assert run() == []
     assert {name for _, _, name in run("--renew")} == {"sk_mtl", "single_task"}
     assert run("--renew") == []
@@ -600,14 +616,17 @@ def test_contenders_are_chosen_by_name_and_by_group(quality, run, monkeypatch):
     monkeypatch.setattr(quality, "ABLATIONS", {"no dropout": {"dropout": 0.0}})
     assert {n for _, _, n in run("--contender", "ablations")} == {"no dropout"}
     assert {n for _, _, n in run("--contender", "extra_trees")} == {"extra_trees"}
+    assert run("--contender", "ours", "--contender", "sk_mtl", "--again", "sk_mtl") == [
+        ("made up", fold, "sk_mtl") for fold in (0, 1)
+    ], "named twice is measured once"
     with pytest.raises(SystemExit, match="Got contender 'catbost', expected one of"):
         run("--contender", "catbost")
 
 
-def test_two_runs_share_a_file(quality, tmp_path):
+def test_two_runs_share_a_file(results_file, tmp_path):
     head = {"quick": False, "settings": {"tables": {}}}
     one, two = (
-        quality.File(tmp_path / "f.json", head | {"settings": {"tables": {name: 1}}})
+        results_file.File(tmp_path / "f.json", head | {"settings": {"tables": {name: 1}}})
         for name in "ab"
     )
     one.add("rows", {"case": "a", "fold": 0, "contender": "x", "score": 1.0})
@@ -616,7 +635,7 @@ def test_two_runs_share_a_file(quality, tmp_path):
     content = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))
     assert [row["case"] for row in content["rows"]] == ["b"]
     assert content["settings"]["tables"] == {"a": 1, "b": 1}
-    quick = quality.File(tmp_path / "f.json", head | {"quick": True})
+    quick = results_file.File(tmp_path / "f.json", head | {"quick": True})
     assert quick.read()["rows"] == [], "a smoke test is no result"
 
 
@@ -647,7 +666,7 @@ def test_quality_asks_for_tables(quality, monkeypatch, capsys):
     assert "Got no folder of tables, expected one. Pass --data FOLDER" in capsys.readouterr().err
 
 
-def test_tables_come_the_cheapest_first(quality, tmp_path, monkeypatch):
+def test_tables_come_the_cheapest_first(quality, tables, tmp_path, monkeypatch):
     meta = {"feature_columns": ["x"], "target_columns": ["y"], "target_types": {"y": "regression"}}
     for name, n in {"long": 30, "mtr/short": 10, "qm8": 20}.items():
         write(tmp_path / name, meta, x=np.arange(n), y=np.arange(n))
@@ -656,7 +675,7 @@ def test_tables_come_the_cheapest_first(quality, tmp_path, monkeypatch):
     options = quality.arguments(["--data", str(tmp_path), "--most-rows", "20"])
     assert list(quality.read_all(options)) == ["mtr/short"]
     options = quality.arguments(["--data", str(tmp_path), "--table", "qm8", "--openml", "3"])
-    monkeypatch.setattr(quality, "from_openml", lambda number, most: quality.made_up())
+    monkeypatch.setattr(quality, "from_openml", lambda number, most: tables.made_up())
     assert list(quality.read_all(options)) == ["qm8", "openml 3"]
 
 
@@ -749,6 +768,57 @@ def test_ablations_stand_apart(report):
     assert report.ingredients(results(scores)) == ""
 
 
+def test_rows_of_another_protocol_stay(results_file, tmp_path):
+    file = results_file.File(tmp_path / "f.json", {"quick": False, "settings": {"tables": {}}})
+    row = {"case": "a", "fold": 0, "contender": "x"}
+    for protocol in ("splits", "folds", "splits"):
+        file.add("rows", row | {"protocol": protocol})
+    assert [row["protocol"] for row in file.read()["rows"]] == ["folds", "splits"]
+    file.add("rows", row)  # of before there were protocols
+    assert [row.get("protocol") for row in file.read()["rows"]] == ["splits", None]
+
+
+SETTINGS = {"sk_mtl": {}, "no path": {"linear_path": False}, "more": {"n_members": 16}}
+
+
+def test_what_costs_less_or_more_stands_beside_the_defaults(report):
+    content = results(
+        {
+            "sk_mtl": {"r": [0.8, 0.6], "s": [0.5]},
+            "no path": {"r": [0.8], "s": [0.4]},
+            "more": {"r": [0.9, 0.6]},
+            "histgb": {"r": [0.7, 0.7], "s": [0.5]},
+        },
+        ablations=["no path"],
+    )
+    content["settings"]["spending"] = SETTINGS
+    for row in content["rows"]:
+        if row["contender"] == "more":
+            row["fit_cpu"] = 2.0 + row["fold"]
+    said = report.spending(content)
+    assert "| r | the defaults | 1.0, 1.0 | 1.00 | 0.7000 | +0.0000 |" in said
+    assert "| r | `linear_path=False` | 1.0 | 1.00 | 0.8000 | +0.0000 |" in said, "one fold"
+    assert "| r | `n_members=16` | 2.0, 3.0 | 2.50 | 0.7500 | +0.0500 |" in said
+    assert "| s |" not in said, "nobody was measured there for what it costs"
+    names = {entry["contender"] for entry in report.comparison(content)["summary"]}
+    assert names == {"sk_mtl", "histgb"}, "they are not compared with peers"
+    assert "more" not in report.one_by_one(content, "sk_mtl")
+    assert "no path" in report.ingredients(content)
+    assert "n_members" not in report.ingredients(content)
+    del content["settings"]["spending"]  # a file of before there were settings
+    assert report.spending(content) == ""
+
+
+def test_spending_is_of_those_that_the_estimator_knows(quality, cells):
+    assert set(quality.SPENT) <= set(quality.parameters())
+    assert set(quality.SPENDING) <= set(quality.SPENT)
+    spent = quality.settings()["spending"]
+    assert spent["sk_mtl"] == {}
+    for given in spent.values():
+        model = cells.estimator(["classification", "regression"], given)
+        assert given.items() <= model.get_params(deep=False).items()
+
+
 def test_squares_are_pooled_where_folds_hardly_vary(report):
     rows = [
         {"score": -9.0, "squares": {"flares": [1.0, 0.01]}},
@@ -829,22 +899,22 @@ def test_who_was_left_out_is_listed_with_the_reason(report):
     assert "| tabm | r | 0 1 | too slow |" in report.text(content)
 
 
-def test_critical_difference_of_demsars_example(report):
+def test_critical_difference_of_demsars_example(ranks):
     # Demsar (2006), section 3.2.2: four classifiers, 14 data sets, q 2.569.
-    assert report.critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
+    assert ranks.critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
 
 
-def test_bars_join_what_does_not_differ(report):
-    assert report.cliques([1.0, 1.5, 2.5, 2.9], 1.0) == [(0, 1), (1, 2), (2, 3)]
-    assert report.cliques([1.0, 1.2, 1.4], 1.0) == [(0, 2)], "no bar in another"
-    assert report.cliques([1.0, 3.0], 1.0) == []
+def test_bars_join_what_does_not_differ(ranks):
+    assert ranks.cliques([1.0, 1.5, 2.5, 2.9], 1.0) == [(0, 1), (1, 2), (2, 3)]
+    assert ranks.cliques([1.0, 1.2, 1.4], 1.0) == [(0, 2)], "no bar in another"
+    assert ranks.cliques([1.0, 3.0], 1.0) == []
 
 
-def test_picture_is_drawn(report, tmp_path):
+def test_picture_is_drawn(ranks, tmp_path):
     pytest.importorskip("matplotlib")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert report.picture({"a": 1.2, "b": 1.9, "c": 2.9}, 10, tmp_path / "p.svg")
+        assert ranks.picture({"a": 1.2, "b": 1.9, "c": 2.9}, 10, tmp_path / "p.svg")
     assert "<svg" in (tmp_path / "p.svg").read_text(encoding="utf-8")
     assert (tmp_path / "p.png").stat().st_size > 1000
 
@@ -853,8 +923,8 @@ def test_picture_is_drawn(report, tmp_path):
 
 
 @pytest.mark.data
-def test_tables_of_the_folder_can_be_split(quality, cells, tables, data_folder):
-    for name in quality.names_of_tables(data_folder):
+def test_tables_of_the_folder_can_be_split(quality, cells, tables, measuring, data_folder):
+    for name in measuring.names_of_tables(data_folder):
         table = tables.read_whole(data_folder, name, quality.MOST_ROWS)
         assert len(table.X) <= quality.MOST_ROWS
         assert len(table.kinds) == table.Y.shape[1]
