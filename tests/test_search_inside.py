@@ -390,7 +390,7 @@ def test_weights_by_step_without_routing():
 
 
 def test_weights_are_routed_to_fit_scorer_and_splitter(routing):
-    model = mixed().set_fit_request(sample_weight=True)
+    model = mixed().set_fit_request(sample_weight=True, groups=False)
     given = {"sample_weight": WEIGHT, "groups": np.arange(N) % 5}
     found = {}
     for asked in (False, True):

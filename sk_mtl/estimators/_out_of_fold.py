@@ -27,8 +27,8 @@ class Scores:
     Attributes
     ----------
     values : ndarray of shape (n_kept,)
-        One minus the probability of a label's class, or the distance of an amount from the mean
-        over members, as far as it can be told, in the units in which the task is trained.
+        One minus the probability of a label's class, or the distance of an amount from what is
+        predicted, in the units in which the task is trained.
     below : ndarray of shape (n_kept,)
         How many rows have a value up to this one; a row of twice the mean weight counts as two.
     n_rows : int
@@ -103,8 +103,7 @@ def set_out_of_fold(est: Any, networks: Sequence[tuple[Session, Plan]]) -> None:
         owner.__dict__.pop("temperatures_", None)  # of an earlier fit
         owner._out_of_fold = None
     calibrate = bool(getattr(est, "calibrate", False))
-    compare = calibrate or "regression" in est.task_types_
-    held = _held_out(est, networks, compare=compare)
+    held = _held_out(est, networks, compare=calibrate)
     if calibrate:
         est.temperatures_ = _temperatures(est, held)
     if held is not None:
@@ -121,17 +120,14 @@ class _HeldOut:
     own : list of ndarray, one a task
         Outcomes by the members that did not see the row.
     seen : list of tuple of (ndarray, ndarray), one a task, or None
-        Of probabilities: by as many of the members that did see it, and by all of those. Of
-        amounts: of how many members ``own`` is the mean, and the mean square of how far those
-        that did see it are from that. None if there are none, or they were not asked.
+        By as many of the members that did see it, and by all of those. None if there are none,
+        or they were not asked.
     y : ndarray of shape (n_rows, n_tasks)
         Encoded labels, NaN where missing.
     weight : ndarray of shape (n_rows, 1 or n_tasks) or None
         Weights of samples times those of classes.
     factors : list of ndarray or None, one a task
         Weights of classes.
-    n_members : int
-        Of how many members the estimator's outcomes are the mean.
     seed : int
         Of the choice of rows, where there are many.
     """
@@ -141,7 +137,6 @@ class _HeldOut:
     y: Array
     weight: Array | None
     factors: Sequence[Array | None]
-    n_members: int
     seed: int
 
     def labelled(self, t: int, most: int | None = None) -> tuple[Array, Array, Array | None]:
@@ -177,20 +172,13 @@ class _HeldOut:
     def scores(self, t: int, found: Array) -> Scores:
         """Return how far off the outcomes of a task are.
 
-        The mean over all members errs less than that of few. Members that vary by s2 about what
-        they have in common add s2 / n to the square error of a mean of n, and each is away from
-        a mean of n others by (1 + 1 / n) s2, in the mean of squares: this tells s2, row by row.
-        Members that saw the row vary less, and lean to its label; the two about make up for one
-        another.
+        Those of few members, often of a single one: the mean over all errs less. Yet these rows
+        chose when their members stopped, and how much of the linear models they take, so that
+        their members err more elsewhere. The two are left to make up for one another.
         """
         rows, y, weight = self.labelled(t)
         if found.ndim == 1:
-            square = (found[rows].astype(np.float64) - y) ** 2
-            if self.seen is not None:
-                n_own, apart = (each[rows].astype(np.float64) for each in self.seen[t])
-                variance = apart / (1 + 1 / n_own)
-                square -= (1 / n_own - 1 / self.n_members) * variance
-            return Scores.of(np.sqrt(np.maximum(square, 0.0)), weight)
+            return Scores.of(np.abs(found[rows].astype(np.float64) - y), weight)
         return Scores.of(1.0 - found[rows, y.astype(np.intp)].astype(np.float64), weight)
 
 
@@ -234,7 +222,7 @@ def _held_out(
         others = others if compare else []
         found = {m: _predict(nets[m], data, est) for m in [*own, *others]}
         mean = mean_outcomes([found[m] for m in own])
-        parts.append((mean, _by_others(mean, len(own), [found[m] for m in others])))
+        parts.append((mean, _by_others(len(own), [found[m] for m in others])))
     seen = None
     if any(seen_of_set for _, seen_of_set in parts):
         by_task = zip(*(seen_of_set for _, seen_of_set in parts), strict=True)
@@ -245,26 +233,15 @@ def _held_out(
         cast("list[tuple[Array, Array]] | None", seen),
         *_labels(nets[0], sets),
         session.class_factors,
-        len(nets),
         est._seeds[3],
     )
 
 
-def _by_others(
-    own: list[Array], n_own: int, others: Sequence[list[Array]]
-) -> list[tuple[Array, Array]]:
-    """Return of every task what the members tell that saw the rows; nothing without any."""
+def _by_others(n_own: int, others: Sequence[list[Array]]) -> list[tuple[Array, Array]]:
+    """Return the means over as many of the members that saw the rows, and over all, by task."""
     if not others:
         return []
-    few, every = mean_outcomes(others[:n_own]), mean_outcomes(others)
-    result = []
-    for t, mean in enumerate(own):
-        if mean.ndim > 1:
-            result.append((few[t], every[t]))
-        else:
-            apart = np.mean([(found[t] - mean) ** 2 for found in others], axis=0)
-            result.append((np.full(len(mean), n_own), apart))
-    return result
+    return list(zip(mean_outcomes(others[:n_own]), mean_outcomes(others), strict=True))
 
 
 def _predict(net: Any, data: TaskData, est: Any) -> list[Array]:

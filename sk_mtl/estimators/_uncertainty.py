@@ -99,13 +99,11 @@ class IntervalMixin:
         wide intervals, too wide where amounts are easily told and too narrow where they are
         not. Sample weights make the quantile a weighted one, with the new row of mean weight.
 
-        A mean over members errs less than the member by whose errors it is judged. So these
-        errors are made smaller by what averaging saves of the variance among members, which
-        their disagreement on the same row tells. That is no proof: for intervals which move with
-        the fold's model (CV+) Barber et al. prove a coverage of 2 * coverage - 1 at least, up to
-        a term that vanishes. But those covered 91 to 96 percent of the labels of our tables
-        where 90 were asked for, and the ones given here 88 to 92. With ``X_val`` all members are
-        judged together, and nothing needs to be made smaller.
+        A mean over members errs less than the member by whose errors it is judged; on the other
+        hand the rows that were held out also chose when its training stopped. The two about make
+        up for one another, but that is no proof: for intervals which move with the fold's model
+        (CV+) Barber et al. prove a coverage of 2 * coverage - 1 at least, up to a term that
+        vanishes. With ``X_val`` all members are judged together.
 
         References
         ----------
