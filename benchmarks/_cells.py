@@ -158,7 +158,9 @@ def timed(step: Callable[[], Any]) -> tuple[Any, float]:
     return found, cpu_seconds() - start
 
 
-def run_peer(peer: Peer, cell: Cell, threads: int, limit: float) -> tuple[Predictions, Cost]:
+def run_peer(
+    peer: Peer | OneTask, cell: Cell, threads: int, limit: float
+) -> tuple[Predictions, Cost]:
     """Fit one model a task, on the training rows that have its label.
 
     Raises
@@ -206,6 +208,27 @@ def run_peer_of_all(peer: Peer, cell: Cell, threads: int) -> tuple[Predictions, 
     fitted, fit = timed(lambda: model.fit(X.iloc[cell.train], Y[cell.train]))
     found, predict = timed(lambda: np.asarray(fitted.predict(X.iloc[cell.test]), dtype=float))
     return {task: found[:, task] for task in cell.tasks()}, [fit, predict]
+
+
+@dataclass(frozen=True)
+class OneTask:
+    """Ours as a peer of itself: an estimator a task, on the rows that have its label.
+
+    Attributes
+    ----------
+    parameters : mapping
+        Those that are not the defaults.
+    """
+
+    parameters: Mapping[str, Any]
+
+    def frame(self, X: Any, categorical: list[str]) -> tuple[Any, list[str]]:
+        """Return features as they come."""
+        return X, categorical
+
+    def model(self, kind: str, categorical: list[str], threads: int) -> Any:
+        """Return an estimator that is not fitted."""
+        return estimator([kind], self.parameters)
 
 
 def run_pooled(peer: Peer, cell: Cell, threads: int) -> tuple[Predictions, Cost]:

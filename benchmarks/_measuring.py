@@ -17,6 +17,7 @@ from typing import Any
 from _cells import (
     Cell,
     Cost,
+    OneTask,
     Predictions,
     TooSlow,
     run_ours,
@@ -39,21 +40,25 @@ Outcome = tuple[str, dict[str, Any]]  # "rows" and a row, "skipped" and why ther
 
 @dataclass(frozen=True)
 class Contender:
-    """Somebody who is measured: a peer, or ours with some parameters."""
+    """Somebody who is measured: a peer, or ours with some parameters, of all tasks or of each."""
 
     name: str
     peer: Peer | None
     parameters: Mapping[str, Any]
+    one_a_task: bool = False
 
     def known_by(self) -> dict[str, Any]:
         """Return ``made_by``, what results hang on, None if not installed; and ours' ``code``."""
         if self.peer is not None:
             return {"made_by": self.peer.made_by()}
         found = f"sk-mtl {own('version')}, torch {version('torch')} {dict(self.parameters)}"
+        found += " one a task" * self.one_a_task
         return {"made_by": found, "code": own("code")}
 
     def run(self, cell: Cell, threads: int, limit: float) -> tuple[Predictions, Cost]:
         """Return predictions, and the seconds of fit and predict."""
+        if self.one_a_task:
+            return run_peer(OneTask(self.parameters), cell, threads, limit)
         if self.peer is None:
             return run_ours(self.parameters, cell)
         if self.peer.learns == "all tasks":

@@ -20,7 +20,7 @@ from scipy.stats import t
 Rows = dict[tuple[str, int, str], dict[str, Any]]  # by table, fold and contender
 
 POOLED = ("mtr/sf1", "mtr/sf2", "mtr/andro")  # folds of theirs have amounts that hardly vary
-ALONE = "single_task"
+ALONE = ("single_task", "one_a_task")  # what shares nothing: one network of networks, many fits
 BEHIND = 0.02  # a table where we are further behind the best peer needs a word
 CONFIDENCE = 0.95
 SHARE = 0.75  # of the tables of ours that somebody has who is compared with all others
@@ -150,7 +150,8 @@ def comparison(content: Mapping[str, Any], also: str | None = None) -> dict[str,
     baseline = ours if ours in names else names[0]
     tables = {n: {case for case, _, name in rows if name == n} for n in names}
     enough = SHARE * len(tables[baseline])
-    complete = [n for n in names if len(tables[n] & tables[baseline]) >= enough]
+    complete = [n for n in names if len(tables[n] & tables[baseline]) >= enough and n not in ALONE]
+    complete = complete or [baseline]
     others = [name for name in names if name not in complete]
     compared = complete if also is None else [*complete, also]
     lacking = {c: [n for n in complete if c not in tables[n]] for c in sorted(tables[baseline])}
@@ -170,14 +171,14 @@ def comparison(content: Mapping[str, Any], also: str | None = None) -> dict[str,
 
 def ordered(names: Iterable[str], content: Mapping[str, Any]) -> list[str]:
     """Return names with ours first, then as the peers are listed."""
-    places = [content["settings"]["ours"], ALONE, *variants(content), *PEERS]
+    places = [content["settings"]["ours"], *ALONE, *variants(content), *PEERS]
     return sorted(names, key=lambda n: (places.index(n) if n in places else len(places), n))
 
 
 def variants(content: Mapping[str, Any]) -> list[str]:
     """Return those of ours that are not compared with peers: ablations, and what costs differ."""
     found = [*content["settings"]["ablations"], *content["settings"].get("spending", {})]
-    return [n for n in dict.fromkeys(found) if n not in (content["settings"]["ours"], ALONE)]
+    return [n for n in dict.fromkeys(found) if n not in (content["settings"]["ours"], *ALONE)]
 
 
 def common_cells(rows: Rows, names: Sequence[str]) -> list[tuple[str, int]]:
@@ -343,28 +344,50 @@ def relative_gain(mine: Mapping[str, Any], alone: Mapping[str, Any]) -> float | 
 
 
 def sharing(content: Mapping[str, Any]) -> str:
-    """Return what sharing gains over one network a task, on tables of several tasks."""
+    """Return what sharing gains over a network a task, and over a fit a task, table by table."""
+    sentences, gains = [], {}
+    for name in ALONE:
+        found, cost = gains_over(content, name)
+        if found:
+            gains[name] = found
+            low_high = interval(list(found.values()))
+            shown = "" if low_high is None else f", 95 % {low_high[0]:+.2%} to {low_high[1]:+.2%}"
+            sentences.append(
+                f"Mean relative gain over `{name}` on {len(found)} tables with {RELATED} or more "
+                f"tasks: {np.mean(list(found.values())):+.2%}{shown}. CPU of fits: "
+                f"{seconds(cost[0])} against {seconds(cost[1])}."
+            )
+    if not gains:
+        return ""
+    cases = {case: gain for found in reversed(gains.values()) for case, gain in found.items()}
+    lines = [
+        [case, *(f"{found[case]:+.2%}" if case in found else "" for found in gains.values())]
+        for case in sorted(cases, key=lambda case: -cases[case])
+    ]
+    head = ["table", *(f"over {name}" for name in gains)]
+    return "\n\n".join([*sentences, markdown(head, lines)])
+
+
+def gains_over(content: Mapping[str, Any], name: str) -> tuple[dict[str, float], list[float]]:
+    """Return the gain over what shares nothing on tables of several tasks, the mean over folds.
+
+    Returns
+    -------
+    gains : dict
+        Of each table.
+    cost : list of float
+        CPU seconds of ours and of the other on the same cells.
+    """
     rows, ours = rows_of(content), content["settings"]["ours"]
-    cells = common_cells(rows, [ours, ALONE])
     gains: dict[str, list[float]] = {}
     cost = [0.0, 0.0]
-    for case, fold in cells:
-        mine, alone = rows[case, fold, ours], rows[case, fold, ALONE]
+    for case, fold in common_cells(rows, [ours, name]):
+        mine, alone = rows[case, fold, ours], rows[case, fold, name]
         gain = relative_gain(mine, alone)
         if len(mine["task_scores"]) >= RELATED and gain is not None:
             gains.setdefault(case, []).append(gain)
             cost = [cost[0] + mine["fit_cpu"], cost[1] + alone["fit_cpu"]]
-    if not gains:
-        return ""
-    means = {case: float(np.mean(values)) for case, values in gains.items()}
-    low_high = interval(list(means.values()))
-    shown = "" if low_high is None else f", 95 % {low_high[0]:+.2%} to {low_high[1]:+.2%}"
-    lines = [[case, f"{gain:+.2%}"] for case, gain in sorted(means.items(), key=lambda i: -i[1])]
-    return (
-        f"Mean relative gain over `{ALONE}` on {len(means)} tables with {RELATED} or more "
-        f"tasks: {np.mean(list(means.values())):+.2%}{shown}. CPU of fits: {seconds(cost[0])} "
-        f"against {seconds(cost[1])}.\n\n{markdown(['table', 'gain'], lines)}"
-    )
+    return {case: float(np.mean(values)) for case, values in gains.items()}, cost
 
 
 def ingredients(content: Mapping[str, Any]) -> str:
@@ -391,7 +414,7 @@ def spending(content: Mapping[str, Any]) -> str:
     """
     rows, ours = rows_of(content), content["settings"]["ours"]
     settings = content["settings"].get("spending", {})
-    alone = set(settings) - {ours, ALONE, *content["settings"]["ablations"]}
+    alone = set(settings) - {ours, *ALONE, *content["settings"]["ablations"]}
     lines = []
     for case in dict.fromkeys(case for case, _, name in rows if name in alone):
         for name, parameters in settings.items():

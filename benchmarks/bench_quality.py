@@ -39,6 +39,7 @@ OURS: dict[str, dict[str, Any]] = {
     "sk_mtl": {},
     "single_task": {"trunk": "single_task"},
 }
+ONE_A_TASK = "one_a_task"  # an estimator a task, with the defaults, on the rows that have its label
 ONE_NETWORK: dict[str, Any] = {"n_members": 1, "early_stopping": True, "dtype": "float32"}
 ABLATIONS: dict[str, dict[str, Any]] = {  # each ingredient off, or another in its place
     "one_network": ONE_NETWORK,
@@ -85,6 +86,7 @@ def contenders(quick: bool) -> dict[str, Contender]:
     """Return all who can be measured, ours first."""
     small = QUICK if quick else {}
     found = {name: Contender(name, None, small | more) for name, more in parameters().items()}
+    found[ONE_A_TASK] = Contender(ONE_A_TASK, None, small, one_a_task=True)
     names = QUICK_PEERS if quick else tuple(PEERS)
     return found | {name: Contender(name, PEERS[name], {}) for name in names}
 
@@ -92,7 +94,7 @@ def contenders(quick: bool) -> dict[str, Contender]:
 def chosen(asked: Sequence[str] | None, everyone: Mapping[str, Contender]) -> list[Contender]:
     """Return those who are asked for: by name, or "ours", "ablations", "spending", "peers"."""
     groups = {
-        "ours": list(OURS),
+        "ours": [*OURS, ONE_A_TASK],
         "ablations": list(ABLATIONS),
         "spending": list(SPENT),
         "peers": [name for name, contender in everyone.items() if contender.peer],

@@ -369,6 +369,24 @@ def test_a_slow_peer_is_stopped_between_tasks(cells, peers, cell, monkeypatch):
     assert error.value.seconds == 6.0
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_ours_as_one_estimator_a_task(cells, cell, measuring):
+    """What a task's estimator predicts is what it predicts when it is fitted by hand."""
+    small = {"hidden_layer_sizes": (4,), "max_iter": 2}
+    predictions, cost = cells.run_peer(cells.OneTask(small), cell, 1, math.inf)
+    assert list(predictions) == cell.tasks()
+    assert min(cost) > 0.0
+    y = cell.table.Y["two"].iloc[cell.train].dropna()
+    model = cells.estimator(["classification"], small).fit(cell.table.X.loc[y.index], y)
+    test = cell.table.X.iloc[cell.test]
+    np.testing.assert_array_equal(predictions[0][1], model.predict_proba(test))
+    together, _ = cells.run_ours(small, cell)
+    assert not np.allclose(predictions[0][1], together[0][1]), "nothing is shared"
+    alone = measuring.Contender("a", None, small, one_a_task=True)
+    assert alone.known_by()["made_by"].endswith("one a task")
+    np.testing.assert_array_equal(alone.run(cell, 1, math.inf)[0][0][1], predictions[0][1])
+
+
 def test_what_peers_are_given(peers):
     X = pd.DataFrame({"a [m]": [1.0, np.nan], "b": pd.Categorical([2.0, None])})
     given = {name: peer.frame(X, ["b"]) for name, peer in peers.PEERS.items()}
@@ -523,7 +541,7 @@ def made_row(score, **more):
     return row | {"n_train": 8, "n_test": 2, "threads": 1} | more
 
 
-QUICK_ONES = ["sk_mtl", "single_task", "ridge_logistic", "extra_trees"]
+QUICK_ONES = ["sk_mtl", "single_task", "one_a_task", "ridge_logistic", "extra_trees"]
 
 
 def test_quality_goes_on_where_it_was_left(quality, peers, run, tables, measuring, monkeypatch):
@@ -549,7 +567,7 @@ def test_other_code_of_ours_counts_when_asked(measuring, run, monkeypatch):
     version = measuring.own("version")
     monkeypatch.setattr(measuring, "own", lambda what: "1" if what == "code" else version)
     assert run() == []
-    assert {name for _, _, name in run("--renew")} == {"sk_mtl", "single_task"}
+    assert {name for _, _, name in run("--renew")} == set(QUICK_ONES[:3])
     assert run("--renew") == []
 
 
@@ -560,7 +578,7 @@ def test_what_fails_is_said_and_tried_again(run):
     assert [(s["contender"], s["reason"]) for s in content["skipped"]] == [
         ("extra_trees", "ValueError: no")
     ] * 2
-    assert len(content["rows"]) == 6
+    assert len(content["rows"]) == 8
     assert run() == [("made up", fold, "extra_trees") for fold in (0, 1)]
     assert run.content()["skipped"] == []
 
@@ -582,7 +600,7 @@ def test_what_took_long_once_is_not_measured_on_more_folds(run):
     run(*options, extra_trees=("rows", made_row(0.5, fit_cpu=80.0)))
     (skip,) = run.content()["skipped"]
     assert (skip["fold"], skip["reason"]) == (1, "too slow: fold 0 took 80 s")
-    assert len(run.content()["rows"]) == 7, "what was measured is kept"
+    assert len(run.content()["rows"]) == 9, "what was measured is kept"
 
 
 def test_peers_that_are_not_installed_are_said_to_be(peers, run, monkeypatch):
@@ -599,11 +617,11 @@ def test_peers_that_are_not_installed_are_said_to_be(peers, run, monkeypatch):
 def test_a_budget_stops_cleanly(run, capsys):
     assert run("--budget", "0") == []
     assert "stopped after 0 s, as asked for" in capsys.readouterr().out
-    assert len(run()) == 8
+    assert len(run()) == 10
 
 
 def test_a_report_measures_nothing(run, tmp_path):
-    assert len(run()) == 8
+    assert len(run()) == 10
     before = run.content()
     assert run("--report") == []
     assert run.content() == before
@@ -612,7 +630,7 @@ def test_a_report_measures_nothing(run, tmp_path):
 
 
 def test_contenders_are_chosen_by_name_and_by_group(quality, run, monkeypatch):
-    assert {n for _, _, n in run("--contender", "ours")} == {"sk_mtl", "single_task"}
+    assert {n for _, _, n in run("--contender", "ours")} == set(QUICK_ONES[:3])
     monkeypatch.setattr(quality, "ABLATIONS", {"no dropout": {"dropout": 0.0}})
     assert {n for _, _, n in run("--contender", "ablations")} == {"no dropout"}
     assert {n for _, _, n in run("--contender", "extra_trees")} == {"extra_trees"}
@@ -860,6 +878,13 @@ def test_sharing_counts_tables_of_three_tasks(report):
     said = report.sharing(content)
     assert "on 1 tables with 3 or more tasks: +35.00%." in said
     assert "CPU of fits: 2 s against 2 s" in said
+    assert "| r | +35.00% |" in said
+    both = {"sk_mtl": {"r": [0.6], "s": [0.6]}, "single_task": {"s": [0.5]}}
+    said = report.sharing(results(both | {"one_a_task": {"r": [0.4]}}))
+    assert "over `single_task` on 1 tables" in said
+    assert "over `one_a_task` on 1 tables" in said
+    assert "| r |  | +50.00% |" in said
+    assert "| s | +20.00% |  |" in said
     few = results(
         {"sk_mtl": {"r": [0.6]}, "single_task": {"r": [0.5]}}, task_scores={"y": 0.5, "z": 0.5}
     )
