@@ -141,7 +141,11 @@ bad(
     "Got a sparse X (csr_array) with 1 columns of categories, expected a dense one. Pass "
     "X.toarray() or a frame.",
 )
-bad("X columns twice", lambda: clf().fit(frame(X, "a", "a", "b"), Y), "^Expected unique column nam")
+bad(
+    "X columns twice",
+    lambda: clf().fit(frame(X, "a", "a", "b"), Y),
+    "Got X with repeated column names ['a'], expected one column a name. Rename them.",
+)
 bad(
     "X column names of two types",
     lambda: clf().fit(frame(X, "a", 1, "b"), Y),

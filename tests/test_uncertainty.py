@@ -238,6 +238,57 @@ def test_of_very_many_values_a_thousand_are_kept_and_err_to_the_safe_side():
     assert scores.quantile(0.99999) == np.inf
 
 
+# Groups ---------------------------------------------------------------------------------------
+
+
+def test_a_new_group_counts_as_many_rows_as_a_group_has():
+    values, groups = np.arange(1.0, 101), np.arange(100) % 4
+    known = Scores.of(values, None, groups)
+    assert (known.n_rows, known.n_groups) == (100, 4)
+    assert known.quantile(0.6) == 75  # 0.6 * (100 + 25)
+    assert Scores.of(values, None).quantile(0.6) == 61  # 0.6 * 101 = 60.6
+    assert known.quantile(0.8) == 100  # 0.8 * 125
+    assert known.quantile(0.81) == np.inf
+    alone = Scores.of(values, None, np.arange(100))  # every row a group of its own
+    assert [alone.quantile(c / 20) for c in range(1, 20)] == [
+        Scores.of(values, None).quantile(c / 20) for c in range(1, 20)
+    ]
+
+
+def test_labels_of_new_groups_are_inside_as_often_as_asked_for():
+    """Errors that rows of a group share: by rows alone, too few labels are inside."""
+    rng = np.random.default_rng(0)
+    inside = {"groups": [], "rows": []}
+    groups = np.repeat(np.arange(10), 20)
+    for _ in range(1000):
+        errors = np.abs(3 * rng.normal(size=(11, 1)) + rng.normal(size=(11, 20)))
+        values, new = errors[:10].ravel(), errors[10]
+        inside["groups"].append(np.mean(new <= Scores.of(values, None, groups).quantile(0.85)))
+        inside["rows"].append(np.mean(new <= Scores.of(values, None).quantile(0.85)))
+    assert 0.85 < np.mean(inside["groups"]) < 0.91
+    assert np.mean(inside["rows"]) < 0.83
+
+
+def test_fit_counts_the_groups_that_a_task_has_labels_in():
+    X, Y = amounts(120)
+    groups = np.arange(120) // 10
+    Y[groups >= 8, 0] = np.nan  # labels in eight groups
+    model = quick(MultiTaskRegressor, n_members=5, early_stopping=True)
+    model.fit(X, Y, groups=groups)
+    with pytest.warns(UserWarning, match=r"held-out groups of labels in 1 of 2 .*'task0': 8\}"):
+        upper = model.predict_interval(X[:3])[1]
+    assert np.isinf(upper[:, 0]).all()
+    assert np.isfinite(upper[:, 1]).all()
+    # The same errors, had they been of rows that do not depend on one another.
+    by_rows = pickle.loads(pickle.dumps(model))
+    by_rows._out_of_fold = [
+        Scores(known.values, known.below, known.n_rows, known.n_rows)
+        for known in model._out_of_fold
+    ]
+    widths = [np.ptp(m.predict_interval(X[:1], coverage=0.8), axis=0)[0] for m in (model, by_rows)]
+    assert (widths[0] > widths[1]).all()
+
+
 # Sets -----------------------------------------------------------------------------------------
 
 

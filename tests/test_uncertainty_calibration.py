@@ -104,7 +104,7 @@ def test_a_mean_over_members_is_given_less_heat_than_each_of_them():
     rng = np.random.default_rng(1)
     members = np.array([softmax(z + 1.5 * rng.normal(size=z.shape), axis=1) for _ in range(8)])
     seen = [(members[1], members[1:].mean(axis=0))]
-    held = _HeldOut([members[0]], seen, codes[:, None] * 1.0, None, [None], 0)
+    held = _HeldOut([members[0]], seen, codes[:, None] * 1.0, None, [None], 0, None)
     alone = fit_temperature(members[0], codes)
     best = fit_temperature(members.mean(axis=0), codes)
     assert alone > 1.1 * best  # the negative control: what heat a single member takes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -217,6 +218,12 @@ def _read_frame(estimator: Any, X: Any, reset: bool, given: Any, dtypes: Any) ->
     kinds = [kind_of(dtype) for dtype in X.dtypes]
     names = list(X.columns)
     if reset:
+        doubles = [name for name, n in Counter(names).items() if n > 1]
+        if doubles:
+            raise ValueError(
+                f"Got X with repeated column names {doubles}, expected one column a name. "
+                "Rename them."
+            )
         found = _frame_mask(given, X, kinds, names)
         estimator.is_categorical_ = found if found.any() else None
     mask: NDArray[np.bool_] | None = getattr(estimator, "is_categorical_", None)

@@ -33,14 +33,17 @@ class Scores:
         How many rows have a value up to this one; a row of twice the mean weight counts as two.
     n_rows : int
         How many labelled rows there were.
+    n_groups : int
+        Of how many groups they were; as many as rows where these do not depend on one another.
     """
 
     values: Array
     below: Array
     n_rows: int
+    n_groups: int
 
     @classmethod
-    def of(cls, values: Array, weight: Array | None) -> Scores:
+    def of(cls, values: Array, weight: Array | None, groups: Array | None = None) -> Scores:
         """Return what is kept of the values of rows: of very many, a thousand.
 
         Parameters
@@ -49,7 +52,10 @@ class Scores:
             In any order.
         weight : ndarray of shape (n_rows,) or None
             Sample weights, of which only ratios matter.
+        groups : ndarray of shape (n_rows,) or None, default=None
+            Which rows depend on one another.
         """
+        n_groups = len(values) if groups is None else len(np.unique(groups))
         n_rows, order = len(values), np.argsort(values, kind="stable")
         share = np.ones(n_rows) if weight is None else weight[order] / weight.mean()
         kept = np.arange(n_rows)
@@ -57,13 +63,14 @@ class Scores:
             few = MOST_KEPT // 2
             lower = np.linspace(0, n_rows - few - 1, MOST_KEPT - few).astype(np.intp)
             kept = np.concatenate([lower, kept[-few:]])
-        return cls(values[order][kept], np.cumsum(share)[kept], n_rows)
+        return cls(values[order][kept], np.cumsum(share)[kept], n_rows, n_groups)
 
     def quantile(self, coverage: float) -> float:
         """Return the least value that a new one does not exceed with the given probability.
 
         Of n values it is the one of rank ceil(coverage * (n + 1)), infinity if there is none;
-        the new row is of mean weight.
+        the new row is of mean weight. Of k groups it is that of rank coverage * (n + n / k): a
+        new group is of mean size, and of all its rows nothing is known.
 
         Parameters
         ----------
@@ -79,8 +86,12 @@ class Scores:
         ----------
         Tibshirani et al. 2019, "Conformal Prediction Under Covariate Shift", equation 6, for
         weights.
+
+        Lee et al. 2023, "Distribution-Free Inference with Hierarchical Data", for groups.
+        NOTE[DIFF]: there every group counts the same, here every row does.
         """
-        enough = coverage * (self.n_rows + 1) * (1 - 1e-12)  # 0.9 * 10 may come out above 9
+        new = self.n_rows / max(self.n_groups, 1)
+        enough = coverage * (self.n_rows + new) * (1 - 1e-12)  # 0.9 * 10 may come out above 9
         rank = int(np.searchsorted(self.below, enough))
         return float(self.values[rank]) if rank < len(self.values) else np.inf
 
@@ -130,6 +141,8 @@ class _HeldOut:
         Weights of classes.
     seed : int
         Of the choice of rows, where there are many.
+    groups : ndarray of int of shape (n_rows,) or None
+        Which rows depend on one another.
     """
 
     own: list[Array]
@@ -138,6 +151,7 @@ class _HeldOut:
     weight: Array | None
     factors: Sequence[Array | None]
     seed: int
+    groups: Array | None
 
     def labelled(self, t: int, most: int | None = None) -> tuple[Array, Array, Array | None]:
         """Return the rows in which a task has a label, the labels, and their sample weights."""
@@ -177,9 +191,11 @@ class _HeldOut:
         their members err more elsewhere. The two are left to make up for one another.
         """
         rows, y, weight = self.labelled(t)
+        groups = None if self.groups is None else self.groups[rows]
         if found.ndim == 1:
-            return Scores.of(np.abs(found[rows].astype(np.float64) - y), weight)
-        return Scores.of(1.0 - found[rows, y.astype(np.intp)].astype(np.float64), weight)
+            return Scores.of(np.abs(found[rows].astype(np.float64) - y), weight, groups)
+        p = found[rows, y.astype(np.intp)].astype(np.float64)
+        return Scores.of(1.0 - p, weight, groups)
 
 
 def _temperatures(est: Any, held: _HeldOut | None) -> NDArray[np.float64]:
@@ -234,7 +250,16 @@ def _held_out(
         *_labels(nets[0], sets),
         session.class_factors,
         est._seeds[3],
+        _groups(session, sets),
     )
+
+
+def _groups(session: Session, sets: Sequence[TaskData]) -> Array | None:
+    """Return the group of every row of sets, one after the other; None if fit knows of none."""
+    if session.groups is None:
+        return None
+    rows = [data.rows.cpu().numpy() for data in sets if data.rows is not None]
+    return cast("Array", session.groups[np.concatenate(rows)])
 
 
 def _by_others(n_own: int, others: Sequence[list[Array]]) -> list[tuple[Array, Array]]:
