@@ -32,14 +32,14 @@ from sk_mtl.estimators._labels import (
     encode_labels,
     indicators,
     resolve_class_weight,
-    resolve_task_weights,
     weigh_labels,
 )
-from sk_mtl.penalties import PENALTIES, Penalty
+from sk_mtl.estimators._parts import penalty_of, stopping_of, weighting_of
+from sk_mtl.penalties import Penalty
 from sk_mtl.targets import Targets
 from sk_mtl.tasks import check_numbers
 from sk_mtl.trunks import TRUNKS, Trunk
-from sk_mtl.weighting import WEIGHTINGS, Weighting, resolve_weighting
+from sk_mtl.weighting import Weighting
 
 AUTO_EARLY_STOPPING_ROWS = 10_000  # as in scikit-learn's HistGradientBoosting
 # From here on members hold out rows in turn, which loses no label, and take small batches in single
@@ -238,20 +238,21 @@ class Session:
         train, valid, masses = self._split_tables(stop_early)
         trunk: Trunk = resolve_recipe(est.trunk, TRUNKS, Trunk, "trunk")
         shape = architecture(est)
-        weighting, weights = self._weighting()
+        weighting, weights = weighting_of(est, self.dtype)
         batch_size = self._batch_size(len(train))
+        patience = self._patience(-(-len(train) // batch_size))
         return Plan(
             train,
             valid,
             trunk,
             *self._embedding(train.rows),
             weighting,
-            self._penalty(trunk, shape),
+            penalty_of(est, trunk, shape, self._warn),
             shape,
             weights,
             batch_size,
             self._decay(masses / len(train) * batch_size, private=trunk.private),
-            self._stopping(valid if stop_early else None, weighting, -(-len(train) // batch_size)),
+            stopping_of(est, valid if stop_early else None, weighting, patience),
         )
 
     def _split_tables(
@@ -357,57 +358,6 @@ class Session:
             self.tables[key] = prepare_inputs(embedding, X, self.est._columns.layout, weight, y)
         return embedding, self.tables[key]
 
-    def _weighting(self) -> tuple[Weighting, torch.Tensor]:
-        est = self.est
-        weighting = resolve_weighting(est.weighting)
-        if est.task_weights is not None and not weighting.uses_task_weights:
-            raise ValueError(
-                f"Got task_weights={est.task_weights!r} with weighting={est.weighting!r}, which "
-                "has no use for them, expected None: it finds the weights itself. Use "
-                f"weighting='static', or one that takes a preference: {_taking_preference()}."
-            )
-        links = est._links
-        if links is not None and links.flows and weighting.needs != "losses":
-            raise ValueError(
-                f"Got weighting={est.weighting!r} with task_dependencies in which a task's loss "
-                "reaches others' heads, expected a weighting by losses: it takes the tasks' "
-                "gradients apart. Use OutputCascade(..., backpropagate=False)."
-            )
-        weights = resolve_task_weights(est.task_weights, est.task_names_).astype(self.dtype)
-        return weighting, torch.from_numpy(weights)
-
-    def _penalty(self, trunk: Trunk, shape: dict[str, tuple[str, Any]]) -> Penalty | None:
-        """Return the penalty on related heads; raise where these cannot be compared."""
-        est = self.est
-        if est.penalty is None:
-            return None
-        penalty: Penalty = resolve_recipe(est.penalty, PENALTIES, Penalty, "penalty")
-        apart = [task.name for task in est._tasks if task.n_classes > 2]
-        if len(est._tasks) - len(apart) < 2:
-            raise ValueError(
-                f"Got penalty={est.penalty!r}, expected at least two tasks of amounts or two "
-                "classes to relate. Set penalty=None."
-            )
-        if trunk.private or shape["head_hidden_layer_sizes"][1]:
-            raise ValueError(
-                f"Got penalty={est.penalty!r} with trunk={est.trunk!r} and "
-                f"head_hidden_layer_sizes={est.head_hidden_layer_sizes!r}, expected heads that "
-                "read what tasks share, so that they can be compared. Use a trunk that is shared, "
-                "and heads without hidden layers."
-            )
-        lonely = [task.name for task in est._tasks if task.n_classes == 1]
-        if lonely:
-            self._warn(
-                f"Got penalty={est.penalty!r} with {len(lonely)} tasks of a single class "
-                f"({lonely[:5]}): nothing trains their heads but the others'. Leave them out."
-            )
-        if apart:
-            self._warn(
-                f"Got penalty={est.penalty!r} with {len(apart)} tasks of more than two classes "
-                f"({apart[:5]}): their heads have more outputs and are not related to others."
-            )
-        return penalty.aligned(est.task_names_)
-
     def _batch_size(self, n_rows: int) -> int:
         batch_size: int | str = self.est.batch_size
         if isinstance(batch_size, str):
@@ -437,34 +387,6 @@ class Session:
             return patience
         return max(-(-PATIENT_STEPS // n_steps), FEWEST_PATIENT) if self.rotates else 10
 
-    def _stopping(self, valid: TaskData | None, weighting: Weighting, n_steps: int) -> TaskStopping:
-        """Return when training ends: by these validation rows, or by the training loss."""
-        est = self.est
-        names = list(est.task_names_)
-        if est.stopping_tasks is not None:
-            names = [_task_name(task, est.task_names_) for task in est.stopping_tasks]
-            if not names:
-                raise ValueError(
-                    "Got stopping_tasks=[], expected at least one task. Pass None to watch all."
-                )
-        if valid is not None:
-            labelled = (~valid.y.isnan()).any(0).cpu().numpy()
-            seen = [n for n, has in zip(est.task_names_, labelled, strict=True) if has]
-            names = [n for n in names if n in seen] or seen or list(est.task_names_)
-        return TaskStopping(
-            names,
-            validation=valid is not None,
-            rule=est.stopping_rule,
-            tol=est.tol,
-            patience=self._patience(n_steps),
-            settled=weighting.settles_after(est._links.levels) if est._links else 0,
-        )
-
-
-def _taking_preference() -> list[str]:
-    """Return the names of the weightings for which the user's task weights are a preference."""
-    return [n for n, w in WEIGHTINGS.items() if w.uses_task_weights and n != "static"]
-
 
 def n_useful(targets: Targets, weight: NDArray[Any] | None) -> int:
     """Return how many rows have a label that weighs something."""
@@ -484,15 +406,3 @@ def _compute_dtype(dtype: str, given: Any, device: torch.device) -> Any:
     if device.type == "mps":  # Apple's GPUs have no float64
         return np.float32
     return given if dtype == "auto" else DTYPES[dtype]
-
-
-def _task_name(task: Any, names: list[str]) -> str:
-    """Return a task's name from its name or index."""
-    if task in names:
-        return str(task)
-    if isinstance(task, (int, np.integer)) and -len(names) <= task < len(names):
-        return names[task]
-    raise ValueError(
-        f"Got the task {task!r} in stopping_tasks, expected names or indices of {names}. Pass None "
-        "to watch all."
-    )
