@@ -131,14 +131,15 @@ def comparison(content: Mapping[str, Any], also: str | None = None) -> dict[str,
     content : mapping
         Of the file.
     also : str or None, default=None
-        Of those who lack tables: who is compared with the others on the cells that it has.
+        Of those who lack tables or share nothing: who is compared with the others on the cells
+        that it has.
 
     Returns
     -------
     comparison : dict or None
         ``summary`` (an entry a contender, the best rank first), ``tables`` and ``scores`` (by
-        contender and table), ``cells``, ``others`` (who lacks many tables) and ``dropped`` (the
-        tables that others lack, and who); None without rows.
+        contender and table), ``cells``, ``others`` (who lacks many tables, or shares nothing) and
+        ``dropped`` (the tables that others lack, and who); None without rows.
     """
     rows = rows_of(content)
     names = ordered({name for _, _, name in rows}, content)
@@ -147,11 +148,11 @@ def comparison(content: Mapping[str, Any], also: str | None = None) -> dict[str,
         return None
     ours = content["settings"]["ours"]
     # Before ours is measured, peers are compared with one another.
-    baseline = ours if ours in names else names[0]
+    rivals = [name for name in names if name not in ALONE] or names
+    baseline = ours if ours in names else rivals[0]
     tables = {n: {case for case, _, name in rows if name == n} for n in names}
     enough = SHARE * len(tables[baseline])
-    complete = [n for n in names if len(tables[n] & tables[baseline]) >= enough and n not in ALONE]
-    complete = complete or [baseline]
+    complete = [n for n in rivals if len(tables[n] & tables[baseline]) >= enough]
     others = [name for name in names if name not in complete]
     compared = complete if also is None else [*complete, also]
     lacking = {c: [n for n in complete if c not in tables[n]] for c in sorted(tables[baseline])}

@@ -846,6 +846,21 @@ def test_squares_are_pooled_where_folds_hardly_vary(report):
     assert report.table_score("mtr/enb", rows) == pytest.approx((-9 + 0.5) / 2)
 
 
+def test_what_shares_nothing_is_no_rival(report):
+    """It is ours, too: it would push every peer down by a rank."""
+    scores = {"histgb": {"r": [0.6], "s": [0.6]}, "single_task": {"r": [0.5], "s": [0.5]}}
+    found = report.comparison(results({"sk_mtl": {"r": [0.8], "s": [0.8]}} | scores))
+    assert [entry["contender"] for entry in found["summary"]] == ["sk_mtl", "histgb"]
+    assert found["others"] == ["single_task"]
+    assert "## On the cells of single_task" in report.text(
+        results({"sk_mtl": {"r": [0.8]}} | scores)
+    )
+    without = report.comparison(results(scores))  # ours has not been measured yet
+    assert without["baseline"] == "histgb"
+    assert "## Each with histgb" in report.text(results(scores))
+    assert report.comparison(results({"single_task": {"r": [0.5]}}))["baseline"] == "single_task"
+
+
 def test_tables_where_ours_is_behind(report):
     content = results(
         {
@@ -885,6 +900,9 @@ def test_sharing_counts_tables_of_three_tasks(report):
     assert "over `one_a_task` on 1 tables" in said
     assert "| r |  | +50.00% |" in said
     assert "| s | +20.00% |  |" in said
+    disagreeing = {"single_task": {"r": [0.5], "s": [0.3]}, "one_a_task": {"r": [0.3], "s": [0.5]}}
+    said = report.sharing(results({"sk_mtl": {"r": [0.6], "s": [0.6]}} | disagreeing))
+    assert said.index("| s | +100.00% |") < said.index("| r | +20.00% |"), "by the first of the two"
     few = results(
         {"sk_mtl": {"r": [0.6]}, "single_task": {"r": [0.5]}}, task_scores={"y": 0.5, "z": 0.5}
     )

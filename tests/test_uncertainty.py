@@ -7,11 +7,13 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from sk_mtl import MultiTaskClassifier, MultiTaskEstimator, MultiTaskRegressor
+from sk_mtl.estimators._ensemble import plan_networks
 from sk_mtl.estimators._folds import deal
 from sk_mtl.estimators._out_of_fold import Scores
 from sk_mtl.views import TaskView
@@ -241,52 +243,98 @@ def test_of_very_many_values_a_thousand_are_kept_and_err_to_the_safe_side():
 # Groups ---------------------------------------------------------------------------------------
 
 
-def test_a_new_group_counts_as_many_rows_as_a_group_has():
-    values, groups = np.arange(1.0, 101), np.arange(100) % 4
+def test_groups_count_the_same_and_a_new_one_is_one_more():
+    values, groups = np.arange(1.0, 9), np.array([7, 3, 3, 7, 7, 7, 5, 5])
     known = Scores.of(values, None, groups)
-    assert (known.n_rows, known.n_groups) == (100, 4)
-    assert known.quantile(0.6) == 75  # 0.6 * (100 + 25)
-    assert Scores.of(values, None).quantile(0.6) == 61  # 0.6 * 101 = 60.6
-    assert known.quantile(0.8) == 100  # 0.8 * 125
-    assert known.quantile(0.81) == np.inf
-    alone = Scores.of(values, None, np.arange(100))  # every row a group of its own
-    assert [alone.quantile(c / 20) for c in range(1, 20)] == [
-        Scores.of(values, None).quantile(c / 20) for c in range(1, 20)
+    assert (known.n_rows, known.n_groups) == (8, 3)
+    assert_allclose(known.below, np.array([1, 3, 5, 6, 7, 8, 10, 12]) / 4)
+    found = [known.quantile(c) for c in (0.05, 0.25, 0.5, 0.55, 0.75)]
+    assert found == [1.0, 3.0, 6.0, 7.0, 8.0]  # up to 0.2, 1, 2, 2.2 and 3 groups of 4
+    assert known.quantile(0.76) == np.inf
+    weight = np.array([0.0, 2.0, 6.0, 3.0, 0.0, 0.0, 0.0, 0.0])
+    weighed = Scores.of(values, weight, groups)
+    assert weighed.n_groups == 2  # nothing of the third weighs anything
+    assert_allclose(weighed.below, [0, 0.25, 1, 2, 2, 2, 2, 2])
+    alone = Scores.of(values, None, np.arange(8))  # every row a group of its own
+    shares = np.arange(1, 20) / 20
+    assert [alone.quantile(c) for c in shares] == [
+        Scores.of(values, None).quantile(c) for c in shares
     ]
 
 
-def test_labels_of_new_groups_are_inside_as_often_as_asked_for():
-    """Errors that rows of a group share: by rows alone, too few labels are inside."""
+def test_sums_of_many_shares_reach_the_number_of_groups():
     rng = np.random.default_rng(0)
+    for n_groups in (9, 19, 99):
+        groups = np.append(rng.integers(0, n_groups, 50_000), np.arange(n_groups))
+        scores = Scores.of(rng.normal(size=len(groups)), rng.random(len(groups)) + 0.1, groups)
+        assert np.isfinite(scores.quantile(n_groups / (n_groups + 1)))
+        assert np.isinf(scores.quantile(n_groups / (n_groups + 1) + 1e-6))
+
+
+@pytest.mark.parametrize("sizes", ["equal", "few are large"])
+def test_a_row_of_a_new_group_is_inside_as_often_as_asked_for(sizes):
+    """Errors that rows of a group share, and that are small in large groups."""
+    rng = np.random.default_rng(0)
+    size = np.full(11, 20) if sizes == "equal" else np.array([200, 200, *[5] * 9])
     inside = {"groups": [], "rows": []}
-    groups = np.repeat(np.arange(10), 20)
     for _ in range(1000):
-        errors = np.abs(3 * rng.normal(size=(11, 1)) + rng.normal(size=(11, 20)))
-        values, new = errors[:10].ravel(), errors[10]
-        inside["groups"].append(np.mean(new <= Scores.of(values, None, groups).quantile(0.85)))
-        inside["rows"].append(np.mean(new <= Scores.of(values, None).quantile(0.85)))
-    assert 0.85 < np.mean(inside["groups"]) < 0.91
-    assert np.mean(inside["rows"]) < 0.83
+        n = rng.permutation(size)
+        errors = [np.abs(3 * rng.normal() + rng.normal(size=m)) / m for m in n]
+        values, groups = np.concatenate(errors[:10]), np.repeat(np.arange(10), n[:10])
+        inside["groups"].append(
+            np.mean(errors[10] <= Scores.of(values, None, groups).quantile(0.8))
+        )
+        inside["rows"].append(np.mean(errors[10] <= Scores.of(values, None).quantile(0.8)))
+    assert 0.79 < np.mean(inside["groups"]) < 0.87
+    assert np.mean(inside["rows"]) < 0.78, "the negative control"
 
 
-def test_fit_counts_the_groups_that_a_task_has_labels_in():
-    X, Y = amounts(120)
-    groups = np.arange(120) // 10
-    Y[groups >= 8, 0] = np.nan  # labels in eight groups
-    model = quick(MultiTaskRegressor, n_members=5, early_stopping=True)
-    model.fit(X, Y, groups=groups)
-    with pytest.warns(UserWarning, match=r"held-out groups of labels in 1 of 2 .*'task0': 8\}"):
+@pytest.mark.parametrize("n_members", [1, 5])
+def test_fit_knows_of_which_group_every_held_out_label_is(n_members):
+    (X, Y), rng = mixed_table(160), np.random.default_rng(3)
+    groups = rng.integers(0, 25, len(X))  # of several sizes, one among the other
+    Y.loc[groups < 8, "buys"] = np.nan
+    model = mixed(n_members=n_members, early_stopping=True).fit(X, Y, groups=groups)
+    held = np.ones(len(X), dtype=bool)
+    if n_members == 1:
+        ((_, plan),) = plan_networks(model._session(X, Y, groups=groups))
+        held = np.isin(np.arange(len(X)), plan.valid.rows.numpy())
+    for t, name in enumerate(Y):
+        rows = held & Y[name].notna().to_numpy()
+        assert model._out_of_fold[t].n_groups == len(np.unique(groups[rows])), name
+    if n_members == 1:
+        return
+    # The amounts' errors by hand: of five members each row is held out by one.
+    error = np.empty(len(X))
+    for net, (_, plan) in zip(
+        model._nets, plan_networks(model._session(X, Y, groups=groups)), strict=True
+    ):
+        rows = plan.valid.rows.numpy()
+        with torch.no_grad():
+            raw = net.module_(plan.valid.X)
+        amount = raw[[2 in group.tasks for group in net.module_.groups].index(True)]
+        error[rows] = np.abs(amount.squeeze().numpy() - plan.valid.y[:, 2].numpy())
+    expected = Scores.of(error, None, groups)
+    assert_allclose(model._out_of_fold[2].values, expected.values, rtol=1e-5)
+    assert_allclose(model._out_of_fold[2].below, expected.below, rtol=1e-5)
+
+
+def test_few_groups_are_said_to_be_few():
+    X, Y = mixed_table(160)
+    groups = np.arange(160) % 12
+    Y.loc[groups >= 8, ["buys", "wage"]] = np.nan
+    model = mixed(n_members=5, early_stopping=True).fit(X, Y, groups=groups)
+    said = (
+        r"held-out groups with labels in 1 of 3 tasks \(\{'wage': 8\}\).*least 9.* on more groups"
+    )
+    with pytest.warns(UserWarning, match=said):
         upper = model.predict_interval(X[:3])[1]
-    assert np.isinf(upper[:, 0]).all()
-    assert np.isfinite(upper[:, 1]).all()
-    # The same errors, had they been of rows that do not depend on one another.
-    by_rows = pickle.loads(pickle.dumps(model))
-    by_rows._out_of_fold = [
-        Scores(known.values, known.below, known.n_rows, known.n_rows)
-        for known in model._out_of_fold
-    ]
-    widths = [np.ptp(m.predict_interval(X[:1], coverage=0.8), axis=0)[0] for m in (model, by_rows)]
-    assert (widths[0] > widths[1]).all()
+    assert np.isinf(upper[:, 2]).all()
+    with pytest.warns(UserWarning, match=r"\{'buys': 8\}"):
+        sets = model.predict_set(X)
+    assert sets[1].all()
+    assert not sets[0].all()
+    assert np.isfinite(model.predict_interval(X[:3], coverage=0.8)[1][:, 2]).all()
 
 
 # Sets -----------------------------------------------------------------------------------------

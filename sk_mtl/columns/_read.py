@@ -217,13 +217,12 @@ def _read_frame(estimator: Any, X: Any, reset: bool, given: Any, dtypes: Any) ->
         validate_data(estimator, np.empty(X.shape), reset=reset)  # raises
     kinds = [kind_of(dtype) for dtype in X.dtypes]
     names = list(X.columns)
+    doubles = [name for name, n in Counter(names).items() if n > 1]
+    if doubles:
+        raise ValueError(
+            f"Got X with repeated column names {doubles}, expected one column a name. Rename them."
+        )
     if reset:
-        doubles = [name for name, n in Counter(names).items() if n > 1]
-        if doubles:
-            raise ValueError(
-                f"Got X with repeated column names {doubles}, expected one column a name. "
-                "Rename them."
-            )
         found = _frame_mask(given, X, kinds, names)
         estimator.is_categorical_ = found if found.any() else None
     mask: NDArray[np.bool_] | None = getattr(estimator, "is_categorical_", None)

@@ -30,17 +30,23 @@ class Scores:
         One minus the probability of a label's class, or the distance of an amount from what is
         predicted, in the units in which the task is trained.
     below : ndarray of shape (n_kept,)
-        How many rows have a value up to this one; a row of twice the mean weight counts as two.
+        How many rows have a value up to this one; a row of twice the mean weight counts as two. Of
+        rows in groups, how many groups: each counts as one, with all of its rows.
     n_rows : int
         How many labelled rows there were.
-    n_groups : int
-        Of how many groups they were; as many as rows where these do not depend on one another.
+    n_groups : int or None, default=None
+        Of how many groups they were, if rows depend on one another.
     """
 
     values: Array
     below: Array
     n_rows: int
-    n_groups: int
+    n_groups: int | None = None
+
+    @property
+    def n_units(self) -> int:
+        """How many rows, or groups of rows, do not depend on one another."""
+        return self.n_rows if self.n_groups is None else self.n_groups
 
     @classmethod
     def of(cls, values: Array, weight: Array | None, groups: Array | None = None) -> Scores:
@@ -51,26 +57,30 @@ class Scores:
         values : ndarray of shape (n_rows,)
             In any order.
         weight : ndarray of shape (n_rows,) or None
-            Sample weights, of which only ratios matter.
-        groups : ndarray of shape (n_rows,) or None, default=None
+            Sample weights, of which only ratios matter; in groups, those within a group.
+        groups : ndarray of int of shape (n_rows,) or None, default=None
             Which rows depend on one another.
         """
-        n_groups = len(values) if groups is None else len(np.unique(groups))
         n_rows, order = len(values), np.argsort(values, kind="stable")
-        share = np.ones(n_rows) if weight is None else weight[order] / weight.mean()
+        share = np.ones(n_rows) if weight is None else weight
+        n_groups = None
+        if groups is not None:
+            share, n_groups = _shares_of_groups(share, groups)
+        elif weight is not None:
+            share = weight / weight.mean()
         kept = np.arange(n_rows)
         if n_rows > MOST_KEPT:  # values between those kept count as the next higher one
             few = MOST_KEPT // 2
             lower = np.linspace(0, n_rows - few - 1, MOST_KEPT - few).astype(np.intp)
             kept = np.concatenate([lower, kept[-few:]])
-        return cls(values[order][kept], np.cumsum(share)[kept], n_rows, n_groups)
+        return cls(values[order][kept], np.cumsum(share[order])[kept], n_rows, n_groups)
 
     def quantile(self, coverage: float) -> float:
         """Return the least value that a new one does not exceed with the given probability.
 
         Of n values it is the one of rank ceil(coverage * (n + 1)), infinity if there is none;
-        the new row is of mean weight. Of k groups it is that of rank coverage * (n + n / k): a
-        new group is of mean size, and of all its rows nothing is known.
+        the new row is of mean weight. Of k groups it is that of rank coverage * (k + 1), where the
+        rows of a group count as one together: what is asked for is a row of a new group.
 
         Parameters
         ----------
@@ -88,12 +98,18 @@ class Scores:
         weights.
 
         Lee et al. 2023, "Distribution-Free Inference with Hierarchical Data", for groups.
-        NOTE[DIFF]: there every group counts the same, here every row does.
         """
-        new = self.n_rows / max(self.n_groups, 1)
-        enough = coverage * (self.n_rows + new) * (1 - 1e-12)  # 0.9 * 10 may come out above 9
+        enough = coverage * (self.n_units + 1) * (1 - 1e-9)  # sums of shares err
         rank = int(np.searchsorted(self.below, enough))
         return float(self.values[rank]) if rank < len(self.values) else np.inf
+
+
+def _shares_of_groups(weight: Array, groups: Array) -> tuple[Array, int]:
+    """Return which part of its group every row is by weight, and the number of groups."""
+    known, which = np.unique(groups, return_inverse=True)
+    whole = np.bincount(which, weight, minlength=len(known))
+    shares: Array = weight / np.where(whole > 0, whole, 1.0)[which]
+    return shares, int((whole > 0).sum())
 
 
 def set_out_of_fold(est: Any, networks: Sequence[tuple[Session, Plan]]) -> None:

@@ -98,8 +98,9 @@ class IntervalMixin:
         each task's labelled rows. It is not meant row by row: all rows of a task have equally
         wide intervals, too wide where amounts are easily told and too narrow where they are
         not. Sample weights make the quantile a weighted one, with the new row of mean weight.
-        Where fit was told of ``groups`` it is meant for rows of a new group, and takes as many
-        groups as it would take rows: 9 for 0.9. A single group may be covered far less.
+        Where fit was told of ``groups`` it is meant for a row of a new group: every group counts
+        the same, and it takes as many held-out groups as it would take rows, 9 for 0.9. A single
+        group may be covered far less.
 
         A mean over members errs less than the member by whose errors it is judged; on the other
         hand the rows that were held out also chose when its training stopped. The two about make
@@ -177,7 +178,7 @@ class SetMixin:
         -----
         Coverage is meant over rows like those of the training table, drawn at random, and over
         each task's labelled rows; not class by class: a rare class may be missed more often.
-        Rows of a new group are meant where fit was told of ``groups``.
+        Where fit was told of ``groups``, a row of a new one is meant.
         Where more labels than asked for are predicted right, coverage is their share; and as the
         mean over members is judged by single ones, it is a point or so above what was asked for.
         Of all sets of one coverage these hold the fewest classes on average.
@@ -277,12 +278,17 @@ def _warn_of_few(
     """Warn of tasks for which too few labels were held out to tell."""
     few = [t for t, margin in margins.items() if np.isinf(margin) and est._tasks[t].n_classes != 1]
     if few:
-        counts = {est.task_names_[t]: held[t].n_groups for t in few[:5]}
+        grouped = held[few[0]].n_groups is not None
+        counts = {est.task_names_[t]: held[t].n_units for t in few[:5]}
         needed = ceil(coverage / (1 - coverage) * (1 - 1e-12))
-        grouped = any(held[t].n_groups < held[t].n_rows for t in few)
-        what = "groups of labels" if grouped else "labels"
+        what = "groups with labels" if grouped else "labels"
+        remedy = (
+            "fit on more groups, with n_members=5 or more, of which all hold out others"
+            if grouped
+            else "pass X_val and y_val with more labels"
+        )
         warn(
             f"Got too few held-out {what} in {len(few)} of {est.n_tasks_} tasks ({counts}) for "
             f"coverage={coverage}, expected at least {needed}: all values are possible. Ask for "
-            "less, or pass X_val and y_val with more labels."
+            f"less, or {remedy}."
         )
