@@ -12,19 +12,14 @@ from typing import Any
 
 import numpy as np
 from _harness import seconds
-from _peers import PEERS, one_less_rrmse
+from _peers import PEERS
+from _quality_rows import ALONE, Rows, common_cells, interval, rows_of, scores_of, table_score
 from _rank_picture import picture
 from _ranking import DIGITS, compare, markdown
-from scipy.stats import t
+from _sharing_report import sharing
 
-Rows = dict[tuple[str, int, str], dict[str, Any]]  # by table, fold and contender
-
-POOLED = ("mtr/sf1", "mtr/sf2", "mtr/andro")  # folds of theirs have amounts that hardly vary
-ALONE = ("single_task", "one_a_task")  # what shares nothing: one network of networks, many fits
 BEHIND = 0.02  # a table where we are further behind the best peer needs a word
-CONFIDENCE = 0.95
 SHARE = 0.75  # of the tables of ours that somebody has who is compared with all others
-RELATED = 3  # tasks from which on sharing is judged
 PUBLISHED = {
     # DeepChem's README, commit 3f2475b, 2017: 1024 bits only, where our columns are more.
     "tox21, index split": {"XGBoost": 0.753, "multi-task net": 0.763, "graph conv": 0.798},
@@ -114,15 +109,6 @@ def made_by(content: Mapping[str, Any]) -> list[str]:
 # Comparisons ---------------------------------------------------------------------------------
 
 
-def rows_of(content: Mapping[str, Any], protocols: Sequence[str] = ("folds",)) -> Rows:
-    """Return the rows of a protocol by place; those without any score are none."""
-    return {
-        (row["case"], row["fold"], row["contender"]): row
-        for row in content["rows"]
-        if row.get("protocol", "folds") in protocols and row["score"] is not None
-    }
-
-
 def comparison(content: Mapping[str, Any], also: str | None = None) -> dict[str, Any] | None:
     """Compare contenders over the cells that all of them have.
 
@@ -182,30 +168,6 @@ def variants(content: Mapping[str, Any]) -> list[str]:
     return [n for n in dict.fromkeys(found) if n not in (content["settings"]["ours"], *ALONE)]
 
 
-def common_cells(rows: Rows, names: Sequence[str]) -> list[tuple[str, int]]:
-    """Return the (table, fold) that all of the names have."""
-    of = [{(case, fold) for case, fold, name in rows if name == wanted} for wanted in names]
-    return sorted(set.intersection(*of))
-
-
-def scores_of(rows: Rows, name: str, cells: Sequence[tuple[str, int]]) -> dict[str, float]:
-    """Return a contender's score of every table."""
-    by_table: dict[str, list[dict[str, Any]]] = {}
-    for case, fold in cells:
-        by_table.setdefault(case, []).append(rows[case, fold, name])
-    return {case: table_score(case, found) for case, found in by_table.items()}
-
-
-def table_score(case: str, rows: Sequence[Mapping[str, Any]]) -> float:
-    """Return the mean over folds; of some tables, over tasks, with squares summed over folds."""
-    if case not in POOLED:
-        return float(np.mean([row["score"] for row in rows]))
-    tasks = {task for row in rows for task in row["squares"]}
-    sums = [np.sum([row["squares"][t] for row in rows if t in row["squares"]], 0) for t in tasks]
-    scores = [one_less_rrmse(*map(float, pair)) for pair in sums]
-    return float(np.mean([score for score in scores if score is not None]))
-
-
 def summary(
     rows: Rows, names: Sequence[str], cells: Sequence[tuple[str, int]], baseline: str
 ) -> list[dict[str, Any]]:
@@ -225,15 +187,6 @@ def summary(
             "predict_cpu": sum(row["predict_cpu"] for row in mine),
         }
     return entries
-
-
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return Student's interval of a mean; None for one value."""
-    if len(values) < 2:
-        return None
-    half = t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1)
-    half /= math.sqrt(len(values))
-    return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
 # Their tables --------------------------------------------------------------------------------
@@ -326,69 +279,6 @@ def behind(content: Mapping[str, Any]) -> str:
         return f"On no table by more than {BEHIND}."
     head = ["table", "ours", "best peer", "its score", "difference"]
     return f"By more than {BEHIND}, on the folds that both have:\n\n{markdown(head, lines)}"
-
-
-def relative_gain(mine: Mapping[str, Any], alone: Mapping[str, Any]) -> float | None:
-    """Return the mean gain over tasks, in parts of the measure without sharing (Delta m).
-
-    Classes are measured by the area under the ROC curve, amounts by RRMSE, which shall be small.
-    """
-    gains = []
-    for task, score in mine["task_scores"].items():
-        other = alone["task_scores"].get(task)
-        if score is None or other is None:
-            continue
-        unit = 1.0 - other if task in alone["squares"] else other
-        if unit > 0:
-            gains.append((score - other) / unit)
-    return float(np.mean(gains)) if gains else None
-
-
-def sharing(content: Mapping[str, Any]) -> str:
-    """Return what sharing gains over a network a task, and over a fit a task, table by table."""
-    sentences, gains = [], {}
-    for name in ALONE:
-        found, cost = gains_over(content, name)
-        if found:
-            gains[name] = found
-            low_high = interval(list(found.values()))
-            shown = "" if low_high is None else f", 95 % {low_high[0]:+.2%} to {low_high[1]:+.2%}"
-            sentences.append(
-                f"Mean relative gain over `{name}` on {len(found)} tables with {RELATED} or more "
-                f"tasks: {np.mean(list(found.values())):+.2%}{shown}. CPU of fits: "
-                f"{seconds(cost[0])} against {seconds(cost[1])}."
-            )
-    if not gains:
-        return ""
-    cases = {case: gain for found in reversed(gains.values()) for case, gain in found.items()}
-    lines = [
-        [case, *(f"{found[case]:+.2%}" if case in found else "" for found in gains.values())]
-        for case in sorted(cases, key=lambda case: -cases[case])
-    ]
-    head = ["table", *(f"over {name}" for name in gains)]
-    return "\n\n".join([*sentences, markdown(head, lines)])
-
-
-def gains_over(content: Mapping[str, Any], name: str) -> tuple[dict[str, float], list[float]]:
-    """Return the gain over what shares nothing on tables of several tasks, the mean over folds.
-
-    Returns
-    -------
-    gains : dict
-        Of each table.
-    cost : list of float
-        CPU seconds of ours and of the other on the same cells.
-    """
-    rows, ours = rows_of(content), content["settings"]["ours"]
-    gains: dict[str, list[float]] = {}
-    cost = [0.0, 0.0]
-    for case, fold in common_cells(rows, [ours, name]):
-        mine, alone = rows[case, fold, ours], rows[case, fold, name]
-        gain = relative_gain(mine, alone)
-        if len(mine["task_scores"]) >= RELATED and gain is not None:
-            gains.setdefault(case, []).append(gain)
-            cost = [cost[0] + mine["fit_cpu"], cost[1] + alone["fit_cpu"]]
-    return {case: float(np.mean(values)) for case, values in gains.items()}, cost
 
 
 def ingredients(content: Mapping[str, Any]) -> str:
