@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,8 @@ class LinearInputs(nn.Module):
 
     Numbers, flags, and one-hot categories of columns that have at most 64. Where numbers were
     clipped they are also read as they were before: what is linear in them is not in what clipping
-    makes of them.
+    makes of them. Both together may turn anywhere beyond the rows that they were fitted to, so that
+    numbers are read no further beyond these than these reach.
 
     Parameters
     ----------
@@ -44,6 +46,9 @@ class LinearInputs(nn.Module):
         How many of the outputs, from the left, are numbers.
     """
 
+    lowest: Tensor
+    highest: Tensor
+
     def __init__(self, layout: Layout, clipped: bool, dtype: torch.dtype) -> None:
         super().__init__()
         first = layout.n_numbers + layout.n_flags
@@ -54,6 +59,28 @@ class LinearInputs(nn.Module):
         self.n_clipped = layout.n_numbers if clipped else 0
         self.n_scaled = layout.n_numbers + self.n_clipped
         self.n_features = self.n_clipped + (self.plain.n_outputs if self.plain else 0)
+        self.register_buffer("lowest", torch.full((self.n_clipped,), -math.inf, dtype=dtype))
+        self.register_buffer("highest", torch.full((self.n_clipped,), math.inf, dtype=dtype))
+
+    def reach(self, X: NDArray[Any], rows: NDArray[np.intp] | None) -> None:
+        """Learn from an encoded table how far numbers are to be read.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_rows, width)
+            The table.
+        rows : ndarray of int or None
+            Those that the models are fitted to, None for all.
+        """
+        numbers = X[:, : self.n_clipped]
+        there = np.full((len(X), 1), rows is None)  # a copy of the rows could be large
+        there[slice(0) if rows is None else rows] = True
+        least = numbers.min(axis=0, where=there, initial=BOUND)
+        most = numbers.max(axis=0, where=there, initial=-BOUND)
+        ends = torch.from_numpy(np.stack([least, most])).to(self.lowest)
+        lowest, highest = _before_clipping(ends)
+        self.lowest.copy_(2 * lowest - highest)
+        self.highest.copy_(2 * highest - lowest)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, width)`` to ``(batch, n_features)``."""
@@ -61,9 +88,13 @@ class LinearInputs(nn.Module):
         plain: Tensor = self.plain(x)
         if not self.n_clipped:
             return plain
-        z = x[..., : self.n_clipped]
-        before = z * (1 - (z / BOUND) ** 2).clamp(min=NEAREST).rsqrt()
-        return torch.cat([before, plain], dim=-1)
+        before = _before_clipping(x[..., : self.n_clipped])
+        return torch.cat([before.clamp(self.lowest, self.highest), plain], dim=-1)
+
+
+def _before_clipping(z: Tensor) -> Tensor:
+    """Return numbers as they were before smooth clipping made ``z`` of them."""
+    return z * (1 - (z / BOUND) ** 2).clamp(min=NEAREST).rsqrt()
 
 
 class LinearPath(nn.Module):

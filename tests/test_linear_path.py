@@ -109,6 +109,47 @@ def test_numbers_beyond_are_bounded(dtype):
     assert_array_equal(np.sign(found[:, 0]), [-1, -1, 1, 1])
 
 
+def test_numbers_are_read_as_far_beyond_the_rows_as_these_reach():
+    """-1 to 2 of the first column: no further than -4 and 5. A row that is left out counts not."""
+    z = np.array([[-1.0, 0.5], [2.0, 0.5], [9.0, -9.0]])
+    encoded = z / np.sqrt(1 + (z / 3) ** 2)
+    inputs = LinearInputs(Layout(2), True, torch.float64)
+    inputs.reach(encoded, np.array([0, 1]))
+    new = np.array([[-3.9, 0.5], [4.9, 0.7], [-7.0, 0.5], [90.0, 0.1]])
+    found = inputs(torch.from_numpy(new / np.sqrt(1 + (new / 3) ** 2))).numpy()
+    assert_allclose(found[:, 0], [-3.9, 4.9, -4.0, 5.0])
+    assert_allclose(found[:, 1], 0.5, err_msg="it has not moved in the rows")
+    inputs.reach(encoded, None)
+    assert_allclose(inputs.lowest.numpy(), [-11.0, -18.5])
+    assert_allclose(inputs.highest.numpy(), [19.0, 10.0])
+
+
+def test_a_cell_far_away_does_not_carry_predictions_off():
+    """Read clipped and unclipped, a number may turn anywhere beyond what was learned from."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 5))
+    y = np.tanh(X[:, 0]) + 0.3 * rng.normal(size=300)
+    model = reg().fit(X, y)
+    assert max(max(each) for each in shares(model)) > 0.1
+    far = np.zeros((3, 5))
+    far[:, 0] = 20, 1e3, 1e9
+    found = model.predict(far)
+    assert np.abs(found).max() < 5
+    for path in of(model):
+        path.inputs.lowest.fill_(-np.inf)
+        path.inputs.highest.fill_(np.inf)
+    assert np.abs(model.predict(far)).max() > 20, "the negative control"
+    assert_array_equal(reg().fit(X, y).predict(X), model.predict(X), "inside nothing is bounded")
+
+
+def test_a_task_of_weight_zero_is_left_to_its_network():
+    (X, Y), _ = linear_table()
+    model = reg(task_weights=[1, 0]).fit(X, Y)
+    for of_tasks in shares(model):
+        assert of_tasks[0] > 0.5
+        assert of_tasks[1] == 0.0
+
+
 def test_what_was_scaled_comes_back():
     rng = np.random.default_rng(0)
     X = rng.standard_t(2, size=(500, 3)).astype(np.float32) * [1.0, 100.0, 1e-3] + [0, 7, 1e-2]

@@ -28,8 +28,9 @@ def mix_linear_models(networks: Sequence[tuple[Session, Plan]]) -> None:
     """Fit linear models to every network's training rows, and mix them into its outputs.
 
     How much of them a task takes is found on the held-out rows of all members together, which
-    neither of the two has learned from. Nothing is done where no rows are held out, where X is
-    sparse, where heads depend on each other, or where it would take longer than some seconds.
+    neither of the two has learned from; one of weight 0 takes nothing. Nothing is done where no
+    rows are held out, where X is sparse, where heads depend on each other, or where it would take
+    longer than some seconds.
 
     Parameters
     ----------
@@ -48,12 +49,14 @@ def mix_linear_models(networks: Sequence[tuple[Session, Plan]]) -> None:
         return
     if _work(networks, inputs) > MOST_WORK:
         return
+    inputs.reach(session.X, session.rows)
     models = [_models(session, plan, inputs) for session, plan in networks]
     seen = [
         _held_out(session, plan, inputs, own)
         for (session, plan), own in zip(networks, models, strict=True)
     ]
-    shares = [_share(t, seen, est) for t in range(est.n_tasks_)]
+    weights = plan.task_weights.tolist()
+    shares = [_share(t, seen, est) if weights[t] else 0.0 for t in range(est.n_tasks_)]
     groups = [group.tasks for group in est.net_.module_.groups]
     for (session, _), own in zip(networks, models, strict=True):
         path = LinearPath(inputs, own, shares, groups, dtype)
