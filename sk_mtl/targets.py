@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ MISSING_TYPE_NAMES = {"NAType", "NaTType"}  # pandas' scalars, without importing
 
 @dataclass(frozen=True)
 class Column:
-    """The labels of one task: values, and where they are missing."""
+    """The labels of one task: values, where they are missing, and if their type says classes."""
 
     values: NDArray[Any]
     missing: NDArray[np.bool_]
+    is_categorical: bool = False
 
     @property
     def observed(self) -> NDArray[Any]:
@@ -183,7 +184,9 @@ def _read_column(column: Any, name: str) -> Column:
         _refuse_infinite(array, name)
         return Column(array, missing)
     if kind == "O":
-        return _read_objects(array, name)
+        found = _read_objects(array, name)
+        named = str(getattr(column, "dtype", "")) == "category"  # pandas'
+        return replace(found, is_categorical=named)
     return Column(array, np.zeros(len(array), dtype=bool))
 
 

@@ -142,8 +142,39 @@ bad(
     "X.toarray() or a frame.",
 )
 bad(
+    "X complex in a frame",
+    lambda: clf().fit(frame(X, "a", "b", "c").assign(b=1j), Y),
+    "Complex data not supported: got column 'b' of dtype complex128, expected real numbers. Take "
+    "their real parts, or moduli.",
+)
+bad(
+    "X too large for its type",
+    lambda: clf(scaling=None, n_members=2).fit(
+        put(np.tile(X, (2, 1)), (0, 0), -1e39), np.tile(Y, (2, 1))
+    ),
+    "Got numbers as large as 1e+39 in X with scaling=None, expected at most 1.8e+19 in float32. "
+    "Set scaling='robust', or scale X.",
+)
+bad(
+    "X too large at predict",
+    lambda: clf(scaling=None).fit(X, Y).predict(put(X, (0, 0), 1e200)),
+    "Got numbers as large as 1e+200 in X with scaling=None, expected at most 1.3e+154 in "
+    "float64. Set scaling='robust', or scale X.",
+)
+bad(
+    "X too large and sparse",
+    lambda: clf(scaling=None).fit(sparse.csr_array(put(X, (0, 0), 1e200)), Y),
+    "Got numbers as large as 1e+200 in X with scaling=None, expected at most 1.3e+154 in "
+    "float64. Set scaling='robust', or scale X.",
+)
+bad(
     "X columns twice",
     lambda: clf().fit(frame(X, "a", "a", "b"), Y),
+    "Got X with repeated column names ['a'], expected one column a name. Rename them.",
+)
+bad(
+    "X columns twice at predict",
+    lambda: clf().fit(frame(X, "a", "b", "c"), Y).predict(frame(X, "a", "a", "b")),
     "Got X with repeated column names ['a'], expected one column a name. Rename them.",
 )
 bad(
@@ -691,8 +722,8 @@ bad(
 bad(
     "tasks without one of them",
     lambda: mix(tasks={"b": "regression"}).fit(X, frame(R, "a", "b")),
-    "Got the type None for task 'a' in tasks, expected 'classification' or 'regression' for every "
-    "task.",
+    "Got no type for task 'a' in tasks={'b': 'regression'}, expected one for each. Add "
+    "'classification' or 'regression'.",
 )
 
 # partial_fit ----------------------------------------------------------------------------------
@@ -701,6 +732,20 @@ bad(
     lambda: clf(early_stopping=True).partial_fit(X, Y, classes=[0, 1]),
     "Got early_stopping=True in partial_fit, expected False or 'auto': there is no validation set "
     "from call to call. Use fit.",
+)
+bad(
+    "partial_fit, auto, no label",
+    lambda: mix().partial_fit(X, put(MIXED, (ALL, 1), np.nan)),
+    "Got no label at all for tasks ['task1'] in the first call of partial_fit with tasks='auto', "
+    "expected some: they tell the type. Name it in tasks, or begin with a batch that has labels.",
+)
+bad(
+    "partial_fit, classes, no label",
+    lambda: mix(tasks=["classification", "regression"]).partial_fit(
+        X, put(MIXED, (ALL, 0), np.nan)
+    ),
+    "Got no label at all for classification task 'task0' in the first call of partial_fit, "
+    "expected its classes. Pass classes, or begin with a batch that has labels.",
 )
 bad(
     "partial_fit, no classes",

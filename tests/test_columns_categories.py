@@ -130,7 +130,7 @@ def test_a_value_met_only_in_rows_of_weight_0_is_unseen():
 
 
 def test_a_column_of_names_that_all_differ_is_warned_of():
-    with pytest.warns(UserWarning, match=r"Got 1 columns \(\['x0'\]\) in which no category occurs"):
+    with pytest.warns(UserWarning, match=r"Got 1 column \(\['x0'\]\) in which no category occurs"):
         columns = learn([f"row {i}" for i in range(20)])
     assert columns.categories[0].code_names == ["(missing)", "(infrequent)"]
     assert repr(columns.categories[0]) == "Categories([], n_infrequent=20)"

@@ -480,3 +480,25 @@ def test_heads_read_what_transform_gives():
     weight, bias = head.weight.numpy(force=True)[:, 0], head.bias.numpy(force=True)[:, 0]
     standardised = model.transform(X) @ weight.T + bias
     np.testing.assert_allclose(standardised * R.std(0) + R.mean(0), model.predict(X), atol=1e-12)
+
+
+@pytest.mark.filterwarnings("error::sk_mtl._support.InferredTaskTypesWarning")
+def test_a_categorical_type_says_that_labels_are_classes():
+    codes = np.arange(N) % 25
+    few, many = pd.Categorical(codes % 5), pd.Categorical(codes)
+    model = mix().fit(X, pd.DataFrame({"few": few, "many": many, "amount": X[:, 0]}))
+    assert model.task_types_ == ["multiclass", "multiclass", "regression"]
+    plain_numbers = pd.DataFrame({"many": codes, "amount": X[:, 0]})
+    assert mix().fit(X, plain_numbers).task_types_ == ["regression", "regression"]
+
+
+def test_gaps_of_pandas_in_an_array_of_objects():
+    whole = np.where(np.arange(N) % 7, X[:, 0].round(), np.nan)
+    frame = pd.DataFrame({"a": pd.array(whole, dtype="Int64"), "b": X[:, 1]})
+    objects = frame.to_numpy()
+    assert pd.NA in objects[:, 0].tolist()
+    model = mix().fit(objects, X[:, 0])
+    same = mix().fit(np.column_stack([whole, X[:, 1]]), X[:, 0])
+    np.testing.assert_array_equal(
+        model.predict(objects), same.predict(np.column_stack([whole, X[:, 1]]))
+    )

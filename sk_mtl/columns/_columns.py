@@ -268,10 +268,11 @@ class Columns:
         if any(pooled):
             codes = self.names[self.layout.codes]
             names = [name for name, is_one in zip(codes, pooled, strict=True) if is_one]
+            columns = "1 column" if len(names) == 1 else f"{len(names)} columns"
             warn(
-                f"Got {len(names)} columns ({names[:5]}) in which no category occurs "
-                f"{self.min_frequency} times, expected some that do: all are joined in one. Drop "
-                "them, or lower min_frequency."
+                f"Got {columns} ({names[:5]}) in which no category occurs {self.min_frequency} "
+                "times, expected some that do: all are joined in one. Drop what only names rows, "
+                "or join categories that are alike."
             )
 
 

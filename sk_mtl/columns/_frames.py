@@ -30,7 +30,7 @@ def some_columns(X: Any, positions: list[int]) -> Any:
 
 
 def kind_of(dtype: Any) -> str:
-    """Return what a column's type says: "numbers", "sparse", "dates", "categories" or "objects".
+    """Return what a type says: "numbers", "sparse", "complex", "dates", "categories" or "objects".
 
     "sparse" are numbers, too, and "categories" include strings.
     """
@@ -41,7 +41,9 @@ def kind_of(dtype: Any) -> str:
         if dtype.is_temporal():
             return "dates"
         return "numbers" if dtype.is_numeric() or name in {"Boolean", "Null"} else "objects"
-    if dtype.kind in "biufc":
+    if dtype.kind == "c":
+        return "complex"
+    if dtype.kind in "biuf":
         return "sparse" if dtype.name.startswith("Sparse") else "numbers"
     if dtype.kind in "mM" or dtype.name.startswith("period"):
         return "dates"

@@ -76,6 +76,7 @@ class Numbers:
             rows = slice(start, start + step)
             z = X[rows].toarray() if sparse.issparse(X) else X[rows]
             z = np.array(z, dtype=np.float64)
+            self._refuse_huge(z, out.dtype)
             gaps = np.isnan(z)
             out[rows, n_numbers:last] = gaps[:, self.flagged]
             self._scale(z, self.shift, self.scale)
@@ -88,6 +89,7 @@ class Numbers:
             X = X.copy()
             X.sum_duplicates()
         data = X.data.astype(np.float64)
+        self._refuse_huge(data, dtype)
         self._scale(data, 0.0, self.scale[X.indices])
         encoded = sparse.csr_array((data.astype(dtype), X.indices, X.indptr), shape=X.shape)
         encoded.has_canonical_format = True
@@ -95,8 +97,22 @@ class Numbers:
 
     def passes(self, X: Any) -> bool:
         """Whether these numbers are encoded as they are."""
-        dense = not sparse.issparse(X)
-        return self.scaling is None and not len(self.flagged) and dense and not np.isnan(X).any()
+        if self.scaling is not None or len(self.flagged) or sparse.issparse(X):
+            return False
+        self._refuse_huge(X, X.dtype)
+        return not np.isnan(X).any()
+
+    def _refuse_huge(self, z: Any, dtype: Any) -> None:
+        """Raise where numbers that nobody scales are too large to be computed with."""
+        if self.scaling is not None or not z.size:
+            return
+        most = float(np.sqrt(np.finfo(dtype).max))
+        found = float(np.fmax(np.fmax.reduce(z, axis=None), -np.fmin.reduce(z, axis=None)))
+        if found > most:
+            raise ValueError(
+                f"Got numbers as large as {found:.3g} in X with scaling=None, expected at most "
+                f"{most:.2g} in {np.dtype(dtype)}. Set scaling='robust', or scale X."
+            )
 
     def _scale(self, z: Floats, shift: Floats | float, scale: Floats) -> None:
         """Scale numbers in place."""

@@ -71,7 +71,7 @@ def read_table(
     TypeError
         If a cell is neither a number nor a string.
     """
-    X = _unmasked(as_frame(X))
+    X = _without_na(_unmasked(as_frame(X)))
     dtypes = list(dtypes) if isinstance(dtypes, tuple) else dtypes
     if is_frame(X) and not isinstance(X, np.ndarray):
         raw = _read_frame(estimator, X, reset, categorical_features, dtypes)
@@ -94,6 +94,14 @@ def _unmasked(X: Any) -> Any:
     kept = {"f": X.dtype, "c": X.dtype, "b": np.float64, "i": np.float64, "u": np.float64}
     filled: Any = np.ma.filled(X.astype(kept.get(X.dtype.kind, object)), np.nan)
     return filled
+
+
+def _without_na(X: Any) -> Any:
+    """Return an array of objects with NaN in place of pandas' NA, which is no number."""
+    if not (isinstance(X, np.ndarray) and X.dtype == object):
+        return X
+    is_na = np.frompyfunc(lambda cell: type(cell).__name__ == "NAType", 1, 1)(X).astype(bool)
+    return np.where(is_na, np.nan, X) if is_na.any() else X
 
 
 def _finish(
@@ -249,7 +257,7 @@ def _frame_mask(given: Any, X: Any, kinds: list[str], names: list[Any]) -> NDArr
                 f"Got strings beside numbers in column {name!r}, expected one or the other. "
                 "Convert it, or name the categories in categorical_features."
             )
-        if found not in ("numbers", "sparse", "categories", "dates"):
+        if found not in ("numbers", "sparse", "complex", "categories", "dates"):
             raise TypeError(
                 f"Got {found} in column {name!r}, expected numbers or strings. Convert them, or "
                 "name the categories in categorical_features."
@@ -288,6 +296,11 @@ def _floats(column: Any, name: Any, kind: str) -> NDArray[np.float64]:
         raise ValueError(
             f"Got dates (dtype {column.dtype}) in column {name!r}, expected numbers or "
             "categories. Convert them to numbers, for instance to days since a date."
+        )
+    if kind == "complex":
+        raise ValueError(
+            f"Complex data not supported: got column {name!r} of dtype {column.dtype}, expected "
+            "real numbers. Take their real parts, or moduli."
         )
     try:
         return np.asarray(column, dtype=np.float64) if kind == "sparse" else as_floats(column)

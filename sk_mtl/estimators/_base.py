@@ -204,7 +204,7 @@ class BaseMultiTask(
             Features.
         y : array-like or frame of shape (n_samples,) or (n_samples, n_tasks)
             Labels. A task may lack labels in a batch, but not in the first one if it is a
-            regression task: its scale is taken from there.
+            regression task, or ``tasks="auto"`` has to tell its type: that is taken from there.
         classes : array-like, list of array-likes or dict, default=None
             All classes: one array for every classification task, or one a task (None for a
             regression task), or a dict by task name. A MultiTaskClassifier needs it in the

@@ -34,6 +34,12 @@ def describe_tasks(
     columns = zip(targets.task_names, kinds, targets.columns, losses, classes, strict=True)
     for t, (name, kind, column, loss, known) in enumerate(columns):
         if kind == "classification":
+            if known is None and column.missing.all():
+                raise ValueError(
+                    f"Got no label at all for classification task {name!r} in the first call of "
+                    "partial_fit, expected its classes. Pass classes, or begin with a batch that "
+                    "has labels."
+                )
             found = find_classes(column, name) if known is None else known
             tasks.append(Task(name, "binary" if len(found) <= 2 else "multiclass", found))
         else:

@@ -30,8 +30,10 @@ input_scale_rate : float, default=6.0
     out soon; with ``solver="adam"`` it learns so many times as fast as other weights. 0: none.
 linear_path : bool, default=True
     Whether to fit a ridge regression beside each network, and to mix it in as much as helps on
-    held-out rows. Not with ``task_dependencies`` or a sparse X, not where no rows are held out,
-    and not where it would take longer than some seconds.
+    held-out rows. It reads numbers as they were before they were clipped, but no further beyond
+    the training rows than these reach. Not for a task of weight 0, not with ``task_dependencies``
+    or a sparse X, not where no rows are held out, and not where it would take longer than some
+    seconds.
 hidden_layer_sizes : tuple of int, default=(256, 128)
     Widths of the hidden layers of the trunk; of every expert's where there are experts.
 head_hidden_layer_sizes : tuple of int, default=()

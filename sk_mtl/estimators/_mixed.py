@@ -157,12 +157,24 @@ class MultiTaskEstimator(ScoreMixin, ProbabilityMixin, IntervalMixin, SetMixin, 
         if self.tasks != "auto":
             kinds = by_task(self.tasks, names, "tasks")
             for name, kind in zip(names, kinds, strict=True):
+                if kind is None:
+                    raise ValueError(
+                        f"Got no type for task {name!r} in tasks={self.tasks!r}, expected one for "
+                        "each. Add 'classification' or 'regression'."
+                    )
                 if kind not in KINDS:
                     raise ValueError(
                         f"Got the type {kind!r} for task {name!r} in tasks, expected "
                         "'classification' or 'regression' for every task."
                     )
             return kinds
+        empty = [n for n, c in zip(names, targets.columns, strict=True) if c.missing.all()]
+        if empty:
+            raise ValueError(
+                f"Got no label at all for tasks {empty[:5]} in the first call of partial_fit with "
+                "tasks='auto', expected some: they tell the type. Name it in tasks, or begin with "
+                "a batch that has labels."
+            )
         kinds, doubtful = infer_kinds(targets)
         if doubtful:
             listed = {names[t]: kinds[t] for t in doubtful[:5]}

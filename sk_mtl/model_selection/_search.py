@@ -44,9 +44,9 @@ class VectorizedGridSearchCV(GridSearchCV, StackedSearch):
         As in ``GridSearchCV``. A callable is given ``cv_results_`` and, beside it, the scores of
         the tasks as ``mean_test_<task>``: ``refit=Knee()`` takes the knee of the front.
     cv : int, splitter or iterable, default=None
-        As in ``GridSearchCV``. Where labels are missing, which scikit-learn refuses to split, a
-        number stands for the folds of :class:`MultiTaskStratifiedKFold` (for regressors of
-        ``KFold``).
+        As in ``GridSearchCV``. Where labels are missing, which scikit-learn refuses to split or
+        splits at random, a number stands for the folds of :class:`MultiTaskStratifiedKFold` (for
+        regressors of ``KFold``).
     verbose : int, default=0
         Above 0 the number of fits is printed, above 1 a line for every fit.
     pre_dispatch : int or str, default="2*n_jobs"
