@@ -240,6 +240,19 @@ def test_of_very_many_values_a_thousand_are_kept_and_err_to_the_safe_side():
     assert scores.quantile(0.99999) == np.inf
 
 
+def test_intervals_of_counts_begin_at_zero():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 3))
+    Y = np.column_stack([rng.poisson(np.exp(0.5 * X[:, 0])), X[:, 1]]).astype(float)
+    loss = ["poisson", "squared_error"]
+    model = quick(MultiTaskRegressor, n_members=5, early_stopping=True, loss=loss).fit(X, Y)
+    (lower, upper), margin = model.predict_interval(X), model._out_of_fold[0].quantile(0.9)
+    assert_allclose(lower[:, 0], np.maximum(model.predict(X)[:, 0] - margin, 0.0))
+    assert (lower[:, 0] == 0.0).any()
+    assert (upper > lower).all()
+    assert lower[:, 1].min() < 0
+
+
 # Groups ---------------------------------------------------------------------------------------
 
 

@@ -222,7 +222,7 @@ def _code(column: Any, name: Any) -> Coded:
 
 def _read_frame(estimator: Any, X: Any, reset: bool, given: Any, dtypes: Any) -> RawTable:
     if 0 in X.shape:
-        validate_data(estimator, np.empty(X.shape), reset=reset)  # raises
+        check_array(np.empty(X.shape), estimator=estimator)  # raises
     kinds = [kind_of(dtype) for dtype in X.dtypes]
     names = list(X.columns)
     doubles = [name for name, n in Counter(names).items() if n > 1]

@@ -103,9 +103,9 @@ early_stopping : bool or "auto", default="auto"
     weights. "auto" does so where ``fit`` is given validation rows, with several members from 64
     rows on, and with one above 10,000.
 validation_fraction : float, default=0.1
-    Share of the rows set aside for that; of several members each holds out at least as much.
-    With ``groups`` these are groups that fit into it, or folds of about equal size. Only used when
-    ``fit`` is given none.
+    Share of the rows set aside for that; of several members each holds out at least as much, but
+    half of the rows at most. With ``groups`` these are groups that fit into it, or folds of about
+    equal size. Only used when ``fit`` is given none.
 n_iter_no_change : int, float or "auto", default="auto"
     Epochs without improvement before training stops; ``inf`` never stops early. "auto" is 400
     steps, but 8 epochs at least, where members hold rows out in turn, else 10 epochs.

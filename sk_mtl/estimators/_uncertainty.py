@@ -84,8 +84,8 @@ class IntervalMixin:
         Returns
         -------
         lower, upper : ndarray of shape (n_samples,) or (n_samples, n_tasks)
-            In the units of the labels; NaN for classification tasks. Infinite, with a warning,
-            for tasks with too few held-out labels to tell: 0.9 takes 9 of them, 0.99 takes 99.
+            In the units of the labels, of counts (``Poisson``) not below 0; NaN for
+            classification tasks. Infinite, with a warning, for tasks with too few held-out labels to tell: 0.9 takes 9 of them, 0.99 takes 99.
 
         Raises
         ------
@@ -139,6 +139,7 @@ class IntervalMixin:
             task = self._tasks[t]
             centre = found[t].astype(np.float64)
             lower[:, t], upper[:, t] = task.decode(centre - margin), task.decode(centre + margin)
+            lower[:, t] = np.maximum(lower[:, t], self._task_losses[t].lowest)
         return (lower[:, 0], upper[:, 0]) if self._one_d else (lower, upper)
 
 

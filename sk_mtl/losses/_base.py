@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -26,6 +27,8 @@ class Loss(Recipe):
         Task types that the loss fits: "binary", "multiclass", "regression".
     standardizes : bool
         Whether regression targets are standardised per task before the loss sees them.
+    lowest : float
+        Least amount that there can be, in the task's own units; intervals go no lower.
     mixes_linear : bool
         Whether linear models, of least squared error or log loss, predict what raw outputs do.
     likelihood_exponent : float
@@ -35,6 +38,7 @@ class Loss(Recipe):
 
     kinds: ClassVar[frozenset[str]] = frozenset()
     standardizes: ClassVar[bool] = True
+    lowest: ClassVar[float] = -math.inf
     mixes_linear: ClassVar[bool] = False
     likelihood_exponent: ClassVar[float] = 0.5
 

@@ -28,6 +28,7 @@ class Poisson(RegressionLoss):
     """
 
     standardizes = False
+    lowest = 0.0
 
     def check_targets(self, values: NDArray[np.float64], task: str) -> None:
         """Raise where a count is negative."""
