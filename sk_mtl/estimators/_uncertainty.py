@@ -85,7 +85,8 @@ class IntervalMixin:
         -------
         lower, upper : ndarray of shape (n_samples,) or (n_samples, n_tasks)
             In the units of the labels, of counts (``Poisson``) not below 0; NaN for
-            classification tasks. Infinite, with a warning, for tasks with too few held-out labels to tell: 0.9 takes 9 of them, 0.99 takes 99.
+            classification tasks. Infinite, with a warning, for tasks with too few held-out labels
+            to tell: 0.9 takes 9 of them, 0.99 takes 99.
 
         Raises
         ------
