@@ -58,7 +58,7 @@ def encode(X, rows=None, **params):
 
 
 def cell(x, edges):
-    """Equation 1 of Gorishniy et al. 2022, as it stands there."""
+    """Equation 1 of Gorishniy et al. 2022, whose outer bins end a width beyond the edges."""
     n_bins, out = len(edges) - 1, []
     for t in range(1, n_bins + 1):
         low, high = edges[t - 1], edges[t]
@@ -67,7 +67,8 @@ def cell(x, edges):
         elif x >= high and t < n_bins:
             out.append(1.0)
         else:
-            out.append((x - low) / (high - low))
+            through = (x - low) / (high - low)
+            out.append(through if n_bins == 1 else min(max(through, -1.0), 2.0))
     return out
 
 
@@ -121,11 +122,18 @@ def test_every_cell_is_equation_1(n_bins):
     assert np.abs(encode(X, rows, n_bins=n_bins) - shifted).max() > 0.01
 
 
-def test_first_and_last_bin_go_on_and_the_others_stop():
+def test_outer_bins_go_on_for_their_width_and_the_others_stop():
     X = np.linspace(0, 1, 33)[:, None]
-    low, high = encode(X, np.array([[-10.0], [11.0]]), n_bins=4)
-    assert_array_equal(low, [-40, 0, 0, 0])
-    assert_array_equal(high, [1, 1, 1, 41])
+    below, low, high, above = encode(X, np.array([[-10.0], [-0.2], [1.2], [11.0]]), n_bins=4)
+    assert_allclose(low, [-0.8, 0, 0, 0], atol=1e-12)
+    assert_allclose(high, [1, 1, 1, 1.8], atol=1e-12)
+    assert_array_equal(below, [-1, 0, 0, 0])
+    assert_array_equal(above, [1, 1, 1, 2])
+
+
+def test_the_only_bin_of_a_column_goes_on_without_end():
+    two = np.array([[0.0], [3.0], [3.0]])
+    assert_allclose(encode(two, np.array([[-300.0], [600.0]]), n_bins=4), [[-100.0], [200.0]])
 
 
 # Where bins end -----------------------------------------------------------------------------

@@ -30,15 +30,17 @@ if TYPE_CHECKING:
 
 # On few rows every bend is one more thing to overfit.
 FEWEST_BINS, ROWS_A_BIN = 3, 25
+REACH = 1.0  # widths that the outer bins go on
 
 
 class PiecewiseLinear(Embedding):
     r"""Every number as how far it has come through each bin of its column.
 
     A bin :math:`[b_{t-1}, b_t)` gives 0 below it, 1 above it, and
-    :math:`(x - b_{t-1}) / (b_t - b_{t-1})` inside; the first and the last go on beyond the edges.
-    The first layer then sees a column as a function with a bend at every edge, where the plain
-    number gives it a straight line. Nothing is learned here, so it costs little.
+    :math:`(x - b_{t-1}) / (b_t - b_{t-1})` inside; the first and the last go on beyond the edges,
+    as far again as they are wide (the only bin of a column without end). The first layer then sees
+    a column as a function with a bend at every edge, where the plain number gives it a straight
+    line. Nothing is learned here, so it costs little.
 
     Parameters
     ----------
@@ -56,6 +58,9 @@ class PiecewiseLinear(Embedding):
 
     Notes
     -----
+    NOTE[DIFF]: in the paper the outer bins go on without end. They are narrow where rows are dense,
+    and a number beyond all training rows would soon count many times as much as any of these.
+
     NOTE[DIFF]: where many rows have the same value, equal quantiles fall together, and the paper
     merges them; here the other bins are laid anew over the rest of the column. The paper's trees
     have one target; here one tree has all of them, scaled to equal spread, with the mean in the
@@ -156,8 +161,9 @@ class _PiecewiseLinear(nn.Module):
         last = counts.cumsum(0) - 1
         lowest = torch.zeros(self.n_outputs, dtype=left.dtype)
         highest = torch.ones(self.n_outputs, dtype=left.dtype)
-        lowest[last - counts + 1] = -torch.inf  # the first bin goes on below,
-        highest[last] = torch.inf  # the last one above
+        beyond = torch.where(counts > 1, REACH, torch.inf).to(left.dtype)
+        lowest[last - counts + 1] = -beyond  # the first bin goes on below,
+        highest[last] = 1 + beyond  # the last one above
         column = torch.arange(len(n_bins)).repeat_interleave(counts)
         self.register_buffer("left", left.unsqueeze(-2))  # (*stack, 1, n_outputs)
         self.register_buffer("slope", slope.unsqueeze(-2))
