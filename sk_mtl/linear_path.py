@@ -70,7 +70,7 @@ class LinearInputs(nn.Module):
         X : ndarray of shape (n_rows, width)
             The table.
         rows : ndarray of int or None
-            Those that the models are fitted to, None for all.
+            Those that the models are fitted to, for any task, None for all.
         """
         numbers = X[:, : self.n_clipped]
         there = np.full((len(X), 1), rows is None)  # a copy of the rows could be large

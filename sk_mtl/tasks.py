@@ -144,19 +144,22 @@ def check_has_labels(targets: Targets, names: Sequence[str], weight: NDArray[Any
 def infer_kinds(targets: Targets) -> tuple[list[str], list[int]]:
     """Guess each task's type from its labels.
 
-    Strings, booleans, what is of a categorical type and two distinct whole numbers are classes;
-    other numbers with fractions and
+    Strings, booleans, whole numbers of a categorical type and two distinct ones are classes;
+    numbers with fractions and
     more than 20 distinct whole numbers are amounts. Between these, whole numbers are taken for
     classes, and the task's index is returned as doubtful.
     """
     kinds, doubtful = [], []
     for t, column in enumerate(targets.columns):
         observed = column.observed
-        if column.is_categorical or not column.is_numeric or observed.dtype.kind == "b":
+        if not column.is_numeric or observed.dtype.kind == "b":
             kinds.append("classification")
             continue
         if observed.dtype.kind == "f" and (observed != np.round(observed)).any():
             kinds.append("regression")
+            continue
+        if column.is_categorical:
+            kinds.append("classification")
             continue
         n_distinct = len(np.unique(observed))
         kinds.append("classification" if n_distinct <= MAX_INFERRED_CLASSES else "regression")

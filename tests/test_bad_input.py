@@ -152,20 +152,25 @@ bad(
     lambda: clf(scaling=None, n_members=2).fit(
         put(np.tile(X, (2, 1)), (0, 0), -1e39), np.tile(Y, (2, 1))
     ),
-    "Got numbers as large as 1e+39 in X with scaling=None, expected at most 1.8e+19 in float32. "
+    "Got numbers as large as 1e+39 in X with scaling=None, expected at most 8.5e+37 in float32. "
     "Set scaling='robust', or scale X.",
 )
 bad(
     "X too large at predict",
-    lambda: clf(scaling=None).fit(X, Y).predict(put(X, (0, 0), 1e200)),
-    "Got numbers as large as 1e+200 in X with scaling=None, expected at most 1.3e+154 in "
+    lambda: clf(scaling=None).fit(X, Y).predict(put(X, (0, 0), 1e308)),
+    "Got numbers as large as 1e+308 in X with scaling=None, expected at most 4.5e+307 in "
     "float64. Set scaling='robust', or scale X.",
 )
 bad(
     "X too large and sparse",
-    lambda: clf(scaling=None).fit(sparse.csr_array(put(X, (0, 0), 1e200)), Y),
-    "Got numbers as large as 1e+200 in X with scaling=None, expected at most 1.3e+154 in "
+    lambda: clf(scaling=None).fit(sparse.csr_array(put(X, (0, 0), 1e308)), Y),
+    "Got numbers as large as 1e+308 in X with scaling=None, expected at most 4.5e+307 in "
     "float64. Set scaling='robust', or scale X.",
+)
+bad(
+    "X without axes",
+    lambda: clf().fit(np.array(None, dtype=object), [1]),
+    "^Expected 2D array, got scalar array instead",
 )
 bad(
     "X columns twice",
@@ -736,16 +741,18 @@ bad(
 bad(
     "partial_fit, auto, no label",
     lambda: mix().partial_fit(X, put(MIXED, (ALL, 1), np.nan)),
-    "Got no label at all for tasks ['task1'] in the first call of partial_fit with tasks='auto', "
-    "expected some: they tell the type. Name it in tasks, or begin with a batch that has labels.",
+    "Got no label at all for task 'task1' in the first call of partial_fit, expected its classes. "
+    "Pass classes, name its type in tasks if these are amounts, or begin with a batch that has "
+    "labels.",
 )
 bad(
     "partial_fit, classes, no label",
     lambda: mix(tasks=["classification", "regression"]).partial_fit(
         X, put(MIXED, (ALL, 0), np.nan)
     ),
-    "Got no label at all for classification task 'task0' in the first call of partial_fit, "
-    "expected its classes. Pass classes, or begin with a batch that has labels.",
+    "Got no label at all for task 'task0' in the first call of partial_fit, expected its classes. "
+    "Pass classes, name its type in tasks if these are amounts, or begin with a batch that has "
+    "labels.",
 )
 bad(
     "partial_fit, no classes",

@@ -488,6 +488,8 @@ def test_a_categorical_type_says_that_labels_are_classes():
     few, many = pd.Categorical(codes % 5), pd.Categorical(codes)
     model = mix().fit(X, pd.DataFrame({"few": few, "many": many, "amount": X[:, 0]}))
     assert model.task_types_ == ["multiclass", "multiclass", "regression"]
+    steps = pd.Series(pd.Categorical(codes % 5 + 0.5))
+    assert mix().fit(X, steps).task_types_ == ["regression"], "classes are no fractions"
     plain_numbers = pd.DataFrame({"many": codes, "amount": X[:, 0]})
     assert mix().fit(X, plain_numbers).task_types_ == ["regression", "regression"]
 

@@ -106,7 +106,7 @@ class Numbers:
         """Raise where numbers that nobody scales are too large to be computed with."""
         if self.scaling is not None or not z.size:
             return
-        most = float(np.sqrt(np.finfo(dtype).max))
+        most = float(np.finfo(dtype).max / 4)  # so that differences are finite, too
         found = float(np.fmax(np.fmax.reduce(z, axis=None), -np.fmin.reduce(z, axis=None)))
         if found > most:
             raise ValueError(

@@ -98,7 +98,7 @@ def _unmasked(X: Any) -> Any:
 
 def _without_na(X: Any) -> Any:
     """Return an array of objects with NaN in place of pandas' NA, which is no number."""
-    if not (isinstance(X, np.ndarray) and X.dtype == object):
+    if not (isinstance(X, np.ndarray) and X.dtype == object and X.ndim):
         return X
     is_na = np.frompyfunc(lambda cell: type(cell).__name__ == "NAType", 1, 1)(X).astype(bool)
     return np.where(is_na, np.nan, X) if is_na.any() else X

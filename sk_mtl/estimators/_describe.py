@@ -36,9 +36,9 @@ def describe_tasks(
         if kind == "classification":
             if known is None and column.missing.all():
                 raise ValueError(
-                    f"Got no label at all for classification task {name!r} in the first call of "
-                    "partial_fit, expected its classes. Pass classes, or begin with a batch that "
-                    "has labels."
+                    f"Got no label at all for task {name!r} in the first call of partial_fit, "
+                    "expected its classes. Pass classes, name its type in tasks if these are "
+                    "amounts, or begin with a batch that has labels."
                 )
             found = find_classes(column, name) if known is None else known
             tasks.append(Task(name, "binary" if len(found) <= 2 else "multiclass", found))

@@ -168,13 +168,6 @@ class MultiTaskEstimator(ScoreMixin, ProbabilityMixin, IntervalMixin, SetMixin, 
                         "'classification' or 'regression' for every task."
                     )
             return kinds
-        empty = [n for n, c in zip(names, targets.columns, strict=True) if c.missing.all()]
-        if empty:
-            raise ValueError(
-                f"Got no label at all for tasks {empty[:5]} in the first call of partial_fit with "
-                "tasks='auto', expected some: they tell the type. Name it in tasks, or begin with "
-                "a batch that has labels."
-            )
         kinds, doubtful = infer_kinds(targets)
         if doubtful:
             listed = {names[t]: kinds[t] for t in doubtful[:5]}
