@@ -145,9 +145,8 @@ def infer_kinds(targets: Targets) -> tuple[list[str], list[int]]:
     """Guess each task's type from its labels.
 
     Strings, booleans, whole numbers of a categorical type and two distinct ones are classes;
-    numbers with fractions and
-    more than 20 distinct whole numbers are amounts. Between these, whole numbers are taken for
-    classes, and the task's index is returned as doubtful.
+    numbers with fractions and more than 20 distinct whole numbers are amounts. Between these, whole
+    numbers are taken for classes, and the task's index is returned as doubtful.
     """
     kinds, doubtful = [], []
     for t, column in enumerate(targets.columns):

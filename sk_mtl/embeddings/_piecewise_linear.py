@@ -46,8 +46,8 @@ class PiecewiseLinear(Embedding):
     ----------
     n_bins : int, default=16
         Bins a column at most, and at most one for 25 rows, or 3; sample weights count as so many
-        rows where all are whole numbers. A column of fewer distinct
-        values has one between any two neighbours; one of two values stays a single 0/1 column.
+        rows where all are whole numbers. A column of fewer distinct values has one between any two
+        neighbours; one of two values stays a single 0/1 column.
     max_features : int, default=1024
         How wide the encoding may become: columns of more than two values get
         ``max_features // n_columns`` bins each where that is less than ``n_bins``, and enter as

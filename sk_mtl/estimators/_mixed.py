@@ -29,9 +29,9 @@ class MultiTaskEstimator(ScoreMixin, ProbabilityMixin, IntervalMixin, SetMixin, 
     ----------
     tasks : "auto", list or dict, default="auto"
         Type of every task, "classification" or "regression", in the order of the columns or by
-        task name. "auto" takes strings, booleans and at most 20 distinct whole numbers for
-        classes and other numbers for amounts, and warns where whole numbers leave a doubt;
-        ``task_types_`` says what was taken.
+        task name. "auto" takes strings, booleans, at most 20 distinct whole numbers and those of
+        a categorical type for classes and other numbers for amounts, and warns where whole
+        numbers leave a doubt; ``task_types_`` says what was taken.
     {parameters}
 
     Attributes
