@@ -33,6 +33,8 @@ from _quality_report import write_report
 from _results_file import File, head_of
 from _tables import Table, from_openml
 
+from sk_mtl.embeddings import PiecewiseLinear
+
 NAME = "quality"
 # Ours, by the parameters that are not the defaults. The others are compared with the first.
 OURS: dict[str, dict[str, Any]] = {
@@ -44,6 +46,7 @@ ONE_NETWORK: dict[str, Any] = {"n_members": 1, "early_stopping": True, "dtype": 
 ABLATIONS: dict[str, dict[str, Any]] = {  # each ingredient off, or another in its place
     "one_network": ONE_NETWORK,
     "no_embedding": {"embedding": None},
+    "bins_alone": {"embedding": PiecewiseLinear(keep_numbers=False)},
     "periodic": {"embedding": "periodic"},
     "no_input_scales": {"input_scale_rate": 0.0},
     "no_linear_path": {"linear_path": False},

@@ -116,7 +116,12 @@ def _check_names(names: list[Any] | None) -> list[str] | None:
 
 
 def as_frame(table: Any) -> Any:
-    """Return a pyarrow table as a pandas frame, and anything else as it is."""
+    """Return a pyarrow table as a pandas frame, and anything else as it is; no lazy frame."""
+    if hasattr(table, "collect") and not hasattr(table, "__array__"):
+        raise ValueError(
+            f"Got a {type(table).__name__}, which has no cells yet, expected a table that has. "
+            "Pass what its collect() returns."
+        )
     is_arrow = hasattr(table, "to_pandas") and not hasattr(table, "get_column")
     return table.to_pandas() if is_arrow and not hasattr(table, "iloc") else table
 
@@ -203,10 +208,10 @@ def _column_array(column: Any) -> NDArray[Any]:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether one cell of an object array stands for no label."""
+    """Whether one cell stands for nothing: None, NaN, pandas' NA and NaT, numpy's NaT."""
     if value is None or type(value).__name__ in MISSING_TYPE_NAMES:
         return True
-    return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
+    return isinstance(value, (float, np.floating, np.datetime64)) and bool(value != value)
 
 
 def _read_objects(array: NDArray[Any], name: str) -> Column:

@@ -259,6 +259,12 @@ bad(
     "Got a sparse y (csr_array), expected a dense one: a sparse matrix cannot say which labels "
     "are missing. Pass y.toarray().",
 )
+LAZY = (
+    "Got a LazyFrame, which has no cells yet, expected a table that has. Pass what its collect() "
+    "returns."
+)
+bad("Y lazy", lambda: clf().fit(X, pl.DataFrame(Y).lazy()), LAZY)
+bad("X lazy", lambda: clf().fit(pl.DataFrame(X).lazy(), Y), LAZY)
 bad(
     "Y structured",
     lambda: clf().fit(X, np.zeros(N, dtype=[("a", int), ("b", float)])),

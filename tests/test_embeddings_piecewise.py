@@ -48,13 +48,15 @@ def encoder(X, **params):
     return build([prepare(X, **params)])
 
 
-def build(prepared, n=None, dtype=torch.float64):
-    n_numbers = len(prepared[0].form)
-    return PiecewiseLinear().build(prepared, Layout(n_numbers), draws(n, dtype), None)
+def build(prepared, n=None, dtype=torch.float64, keep_numbers=True):
+    layout, recipe = Layout(len(prepared[0].form)), PiecewiseLinear(keep_numbers=keep_numbers)
+    return recipe.build(prepared, layout, draws(n, dtype), None)
 
 
-def encode(X, rows=None, **params):
-    return encoder(X, **params)(torch.from_numpy(X if rows is None else rows)).numpy()
+def encode(X, rows=None, keep_numbers=False, **params):
+    """What becomes of rows: bins alone, unless numbers are kept beside them."""
+    module = build([prepare(X, **params)], keep_numbers=keep_numbers)
+    return module(torch.from_numpy(X if rows is None else rows)).numpy()
 
 
 def cell(x, edges):
@@ -134,6 +136,27 @@ def test_outer_bins_go_on_for_their_width_and_the_others_stop():
 def test_the_only_bin_of_a_column_goes_on_without_end():
     two = np.array([[0.0], [3.0], [3.0]])
     assert_allclose(encode(two, np.array([[-300.0], [600.0]]), n_bins=4), [[-100.0], [200.0]])
+
+
+@pytest.mark.parametrize("n_bins", [2, 7])
+def test_numbers_stand_after_the_bins_of_all_columns(n_bins):
+    """Of columns of several bins, and with no end; others are as they are anyway."""
+    X = mixed_table()
+    rows = np.concatenate([X, 100 * X - 1])
+    with_numbers = encode(X, rows, n_bins=n_bins, keep_numbers=True)
+    bins = encode(X, rows, n_bins=n_bins)
+    assert_array_equal(with_numbers[:, : bins.shape[1]], bins)
+    assert_array_equal(with_numbers[:, bins.shape[1] :], rows[:, [0, 1, 4]])
+    assert PiecewiseLinear().keep_numbers
+    # where there is no room for bins, nothing is there twice
+    assert_array_equal(encode(X, n_bins=1, keep_numbers=True), encode(X, n_bins=1))
+
+
+def test_kept_numbers_of_a_hand_worked_case():
+    X = np.array([[0.0], [1.0], [2.0], [6.0], [10.0]])
+    rows = np.array([[-1.0], [1.0], [6.0], [30.0]])
+    expected = [[-0.5, 0, -1], [0.5, 0, 1], [1, 0.5, 6], [1, 2, 30]]
+    assert_array_equal(encode(X, rows, n_bins=2, keep_numbers=True), expected)
 
 
 # Where bins end -----------------------------------------------------------------------------

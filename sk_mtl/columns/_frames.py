@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sk_mtl.columns._raw import Coded, is_missing
+from sk_mtl.columns._raw import Coded
+from sk_mtl.targets import is_missing
 
 POLARS_TEXT = {"String", "Categorical", "Enum"}
 

@@ -10,14 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from sk_mtl.targets import MISSING_TYPE_NAMES
-
-
-def is_missing(value: Any) -> bool:
-    """Whether one value stands for a missing cell: None, NaN, pandas' NA and NaT, a NaT."""
-    if value is None or type(value).__name__ in MISSING_TYPE_NAMES:
-        return True
-    return isinstance(value, (float, np.floating, np.datetime64)) and bool(value != value)
+from sk_mtl.targets import is_missing
 
 
 def column_names(names: NDArray[Any] | None, n: int) -> list[str]:

@@ -24,7 +24,7 @@ from sk_mtl.columns._frames import (
     some_columns,
 )
 from sk_mtl.columns._raw import Coded, RawTable
-from sk_mtl.targets import as_frame
+from sk_mtl.targets import as_frame, is_missing
 
 ADMISSIBLE = "'from_dtype', None, names, indices or a mask of columns"
 
@@ -97,10 +97,10 @@ def _unmasked(X: Any) -> Any:
 
 
 def _without_na(X: Any) -> Any:
-    """Return an array of objects with NaN in place of pandas' NA, which is no number."""
+    """Return an array of objects with NaN in place of what stands for nothing."""
     if not (isinstance(X, np.ndarray) and X.dtype == object and X.ndim):
         return X
-    is_na = np.frompyfunc(lambda cell: type(cell).__name__ == "NAType", 1, 1)(X).astype(bool)
+    is_na = np.frompyfunc(is_missing, 1, 1)(X).astype(bool)
     return np.where(is_na, np.nan, X) if is_na.any() else X
 
 

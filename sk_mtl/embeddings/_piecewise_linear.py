@@ -40,7 +40,8 @@ class PiecewiseLinear(Embedding):
     :math:`(x - b_{t-1}) / (b_t - b_{t-1})` inside; the first and the last go on beyond the edges,
     as far again as they are wide (the only bin of a column without end). The first layer then sees
     a column as a function with a bend at every edge, where the plain number gives it a straight
-    line. Nothing is learned here, so it costs little.
+    line. The plain number stays beside the bins, for what is straight, and for rows beyond them.
+    Nothing is learned here, so it costs little.
 
     Parameters
     ----------
@@ -51,10 +52,12 @@ class PiecewiseLinear(Embedding):
     max_features : int, default=1024
         How wide the encoding may become: columns of more than two values get
         ``max_features // n_columns`` bins each where that is less than ``n_bins``, and enter as
-        they are, with one feature each, where it is less than 2.
+        they are, with one feature each, where it is less than 2. Kept numbers are not counted.
     bins : {"quantile", "target"}, default="quantile"
         Whether a column's bins hold equally many training rows, or end where a regression tree of
         that column alone, for all targets, would split it.
+    keep_numbers : bool, default=True
+        Whether a column of several bins is there as it is, too, after the bins of all columns.
 
     Notes
     -----
@@ -64,7 +67,7 @@ class PiecewiseLinear(Embedding):
     NOTE[DIFF]: where many rows have the same value, equal quantiles fall together, and the paper
     merges them; here the other bins are laid anew over the rest of the column. The paper's trees
     have one target; here one tree has all of them, scaled to equal spread, with the mean in the
-    place of missing labels.
+    place of missing labels. The paper keeps no numbers.
 
     References
     ----------
@@ -82,12 +85,20 @@ class PiecewiseLinear(Embedding):
         "n_bins": [Interval(Integral, 1, None, closed="left")],
         "max_features": [Interval(Integral, 1, None, closed="left")],
         "bins": [StrOptions({"quantile", "target"})],
+        "keep_numbers": ["boolean"],
     }
 
-    def __init__(self, n_bins: int = 16, max_features: int = 1024, bins: str = "quantile") -> None:
+    def __init__(
+        self,
+        n_bins: int = 16,
+        max_features: int = 1024,
+        bins: str = "quantile",
+        keep_numbers: bool = True,
+    ) -> None:
         self.n_bins = n_bins
         self.max_features = max_features
         self.bins = bins
+        self.keep_numbers = keep_numbers
 
     @property
     def sees_targets(self) -> bool:
@@ -142,7 +153,8 @@ class PiecewiseLinear(Embedding):
         left, slope = (stacked_array(prepared, name, draws) for name in ("left", "slope"))
         n_bins = prepared[0].form
         assert isinstance(n_bins, tuple)
-        return _PiecewiseLinear(n_bins, left, slope)
+        kept = [c for c, n in enumerate(n_bins) if n > 1] if self.keep_numbers else []
+        return _PiecewiseLinear(n_bins, left, slope, kept)
 
 
 class _PiecewiseLinear(nn.Module):
@@ -154,20 +166,30 @@ class _PiecewiseLinear(nn.Module):
     lowest: Tensor
     highest: Tensor
 
-    def __init__(self, n_bins: tuple[int, ...], left: Tensor, slope: Tensor) -> None:
+    def __init__(
+        self, n_bins: tuple[int, ...], left: Tensor, slope: Tensor, kept: Sequence[int]
+    ) -> None:
         super().__init__()
         counts = torch.tensor(n_bins, dtype=torch.long)
-        self.n_outputs = int(counts.sum())
         last = counts.cumsum(0) - 1
-        lowest = torch.zeros(self.n_outputs, dtype=left.dtype)
-        highest = torch.ones(self.n_outputs, dtype=left.dtype)
         beyond = torch.where(counts > 1, REACH, torch.inf).to(left.dtype)
+        lowest = torch.zeros(left.shape[-1], dtype=left.dtype)
+        highest = torch.ones_like(lowest)
         lowest[last - counts + 1] = -beyond  # the first bin goes on below,
         highest[last] = 1 + beyond  # the last one above
         column = torch.arange(len(n_bins)).repeat_interleave(counts)
+        # a kept number is one more bin, from 0 to 1 and without end
+        endless = torch.full((len(kept),), torch.inf, dtype=left.dtype)
+        numbers = torch.zeros(*left.shape[:-1], len(kept), dtype=left.dtype)
+        left, slope = torch.cat([left, numbers], -1), torch.cat([slope, numbers + 1], -1)
+        self.n_outputs = left.shape[-1]
         self.register_buffer("left", left.unsqueeze(-2))  # (*stack, 1, n_outputs)
         self.register_buffer("slope", slope.unsqueeze(-2))
-        for name, structure in (("column", column), ("lowest", lowest), ("highest", highest)):
+        for name, structure in (
+            ("column", torch.cat([column, torch.tensor(kept, dtype=torch.long)])),
+            ("lowest", torch.cat([lowest, -endless])),
+            ("highest", torch.cat([highest, endless])),
+        ):
             self.register_buffer(name, structure, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
