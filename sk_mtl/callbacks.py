@@ -23,7 +23,8 @@ class TaskStopping(Callback):
 
     With validation data the loss watched is the mean (or the worst) over tasks of each task's
     validation loss relative to its first value, so that no task dominates by its units;
-    without, it is the training loss.
+    without, it is the training loss. Where each task has a best epoch of its own, training goes on
+    as long as any of them improves, and the common weights are the best in the mean.
 
     Parameters
     ----------
@@ -32,8 +33,8 @@ class TaskStopping(Callback):
     validation : bool
         Whether there are validation data. The best weights are then restored at the end of
         training, whether or not patience ran out.
-    rule : {"mean", "worst"}, default="mean"
-        How the tasks' relative losses become one number.
+    rule : {"mean", "worst", "each"}, default="mean"
+        How the tasks' relative losses become one number, or that each is watched for itself.
     tol : float, default=1e-4
         An epoch that lowers the loss by less than this counts as no improvement.
     patience : int or float, default=10
@@ -49,6 +50,10 @@ class TaskStopping(Callback):
         The epoch, counted from 1, of ``best_loss_``.
     stopped_ : bool
         Whether patience ran out.
+    task_epochs_ : dict of str to int
+        The best epoch of every task that is watched for itself.
+    improved_ : list of str
+        Those of them that the last epoch was the best for.
     """
 
     reads_history_only = True
@@ -76,48 +81,84 @@ class TaskStopping(Callback):
         self.stopped_ = False
         self._n_stale = self._n_seen = 0
         self._start: NDArray[np.float64] | None = None
+        self._lowest = np.full(len(self.task_names), np.inf)
+        self.task_epochs_: dict[str, int] = {}
+        self.improved_: list[str] = []
 
     def watch(self, epoch: dict[str, Any], number: int) -> bool:
         """Take in what was recorded of an epoch; return whether its weights are the best."""
-        loss = self._watched(epoch)
+        relative = self._relative(epoch)
+        loss = float(relative.max() if self.rule == "worst" else relative.mean())
         self._n_seen += 1
-        if self._n_seen <= self.settled and not np.isnan(loss):
+        settling = self._n_seen <= self.settled and not np.isnan(loss)
+        gains = self.watches_each and self._watch_each(relative, number, settling=settling)
+        if settling:
             self.best_loss_, self.best_epoch_ = loss, number
             return True
-        self._n_stale = self._n_stale + 1 if loss > self.best_loss_ - self.tol else 0
+        stale = loss > self.best_loss_ - self.tol and not gains
+        self._n_stale = self._n_stale + 1 if stale else 0
         self.stopped_ = bool(self._n_stale >= self.patience or np.isnan(loss))
         if not (loss < self.best_loss_ or self.best_epoch_ == 0):
             return False
         self.best_loss_, self.best_epoch_ = loss, number
         return True
 
+    @property
+    def watches_each(self) -> bool:
+        """Whether tasks have best epochs of their own."""
+        return self.rule == "each" and self.validation
+
+    def _watch_each(self, relative: NDArray[np.float64], number: int, *, settling: bool) -> bool:
+        """Note the tasks that an epoch is the best for; return whether one gains enough."""
+        better = (relative < self._lowest) | (settling & ~np.isnan(relative))
+        gains = bool((relative <= self._lowest - self.tol).any())
+        self._lowest = np.where(better, relative, self._lowest)
+        self.improved_ = [self.task_names[t] for t in np.flatnonzero(better).tolist()]
+        self.task_epochs_ |= dict.fromkeys(self.improved_, number)
+        return gains
+
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Forget earlier fits."""
         self.begin()
         self._best_state: dict[str, torch.Tensor] | None = None
+        self._own_states: dict[str, dict[str, torch.Tensor]] = {}
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Compare this epoch with the best one."""
-        if self.watch(net.history[-1], len(net.history)) and self.validation:
-            self._best_state = copy.deepcopy(net.module_.state_dict())
+        is_best = self.watch(net.history[-1], len(net.history))
+        if self.validation and (is_best or self.improved_):
+            state = copy.deepcopy(net.module_.state_dict())
+            self._best_state = state if is_best else self._best_state
+            self._own_states |= dict.fromkeys(self.improved_, state)
         if self.stopped_:
             raise StopTraining
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         """Go back to the best weights."""
-        if self._best_state is not None:
-            net.module_.load_state_dict(self._best_state)
-            self._best_state = None
+        if self._best_state is None:
+            return
+        net.module_.load_state_dict(self._best_state)
+        tasks = self.tasks_by_epoch(net.task_names)
+        states = [self._own_states[net.task_names[own[0]]] for own in tasks]
+        net.module_.keep_own_epochs(tasks, lambda network, k: network.load_state_dict(states[k]))
+        self._best_state, self._own_states = None, {}
 
-    def _watched(self, epoch: dict[str, Any]) -> float:
+    def tasks_by_epoch(self, names: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the tasks, of these names, whose best epochs are not the common one."""
+        others = sorted(set(self.task_epochs_.values()) - {self.best_epoch_})
+        epochs = [self.task_epochs_.get(name) for name in names]
+        return [tuple(t for t, epoch in enumerate(epochs) if epoch == own) for own in others]
+
+    def _relative(self, epoch: dict[str, Any]) -> NDArray[np.float64]:
+        """Return the losses watched, relative to the first ones."""
         if not self.validation:
-            return float(epoch["train_loss"])
+            return np.array([epoch["train_loss"]], dtype=float)
         losses = np.array([epoch[f"valid_loss_{name}"] for name in self.task_names])
         if self._start is None:
             self._start = np.where(losses > 0, losses, 1.0)
         with np.errstate(invalid="ignore"):  # infinite from the start
-            relative = losses / self._start
-        return float(relative.max() if self.rule == "worst" else relative.mean())
+            relative: NDArray[np.float64] = losses / self._start
+        return relative
 
 
 class EpochReport(Callback):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import joblib
@@ -17,6 +18,7 @@ from sk_mtl.entrance import InputScales, enter
 from sk_mtl.layers import Draws, StackedLinear, StackedMLP, shifted
 from sk_mtl.linear_path import LinearPath
 from sk_mtl.losses import Loss
+from sk_mtl.own_epochs import OwnEpochs
 from sk_mtl.tasks import Task
 from sk_mtl.trunks import Trunk, TrunkSpec
 
@@ -130,7 +132,8 @@ class MultiTaskNetwork(nn.Module):
         self.heads = nn.ModuleList(heads)
         self.groups = list(groups)
         self.n_tasks = n_tasks
-        self.linear: LinearPath | None = None  # mixed in once the network is trained
+        self.own_epochs: OwnEpochs | None = None  # once the network is trained
+        self.linear: LinearPath | None = None  # mixed in after that
         self.parent_outputs = self.funnel = None
         if links is not None and links.kind == "outputs":
             forms = [(g.tasks, g.n_outputs, _of_classes(g.loss)) for g in groups]
@@ -145,7 +148,44 @@ class MultiTaskNetwork(nn.Module):
     def outputs(self, X: Tensor, features: Tensor) -> tuple[Tensor, ...]:
         """Return the raw outputs for rows and what the trunk makes of them."""
         raw = self.heads_of(features)
+        if self.own_epochs is not None:
+            raw = self.own_epochs(X, raw)
         return raw if self.linear is None else self.linear(X, raw)
+
+    def keep_own_epochs(
+        self,
+        tasks: Sequence[Collection[int]],
+        load: Callable[[MultiTaskNetwork, int], object],
+    ) -> None:
+        """Let tasks be predicted by other weights than the network's own, as long as it rests.
+
+        Parameters
+        ----------
+        tasks : sequence of collection of int
+            Those that have the same other weights.
+        load : callable
+            Gives the k-th such weights to a copy of the network.
+        """
+        if tasks:
+            networks = [copy.deepcopy(self) for _ in tasks]
+            for k, network in enumerate(networks):
+                load(network, k)
+            self.own_epochs = OwnEpochs(networks, tasks, [group.tasks for group in self.groups])
+
+    def rest_no_longer(self, *, absorb: bool) -> None:
+        """Leave the network alone with its own weights, which go on learning.
+
+        Parameters
+        ----------
+        absorb : bool
+            Whether the heads are to take over the network's share beside linear models, which
+            stay; else these go, too.
+        """
+        self.own_epochs = None
+        if self.linear is not None and absorb:
+            self.linear.absorb(self)
+        elif not absorb:
+            self.linear = None
 
     def heads_of(self, features: Tensor) -> tuple[Tensor, ...]:
         """Return the raw outputs for features ``(*stack[, task], batch, d)``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from sk_mtl._support import Stream, keep_freed_memory
 from sk_mtl.averages import Averages
 from sk_mtl.batches import Batches, StackedBatches, TaskData
+from sk_mtl.best_weights import BestWeights, State
 from sk_mtl.callbacks import TaskStopping
 from sk_mtl.layers import Dropout
 from sk_mtl.network import MultiTaskNetwork
@@ -84,6 +86,10 @@ class Trained:
         What was recorded of its epochs.
     state : dict of str to Tensor
         The weights that are kept.
+    tasks : list of tuple of int
+        Tasks whose best epochs are others.
+    own_states : list of dict of str to Tensor
+        The weights that are kept for them.
     shuffle : Stream or None
         The order of rows, where its training ended.
     masks : dict of str to Stream
@@ -93,7 +99,9 @@ class Trained:
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
-    state: dict[str, Tensor] = field(default_factory=dict)
+    state: State = field(default_factory=dict)
+    tasks: list[tuple[int, ...]] = field(default_factory=list)
+    own_states: list[State] = field(default_factory=list)
     shuffle: Stream | None = None
     masks: dict[str, Stream] = field(default_factory=dict)
     interrupted: bool = False
@@ -104,6 +112,11 @@ class Trained:
         for name, module in network.named_modules():
             if isinstance(module, Dropout):
                 module.streams = [self.masks[name]]
+
+    def load_own_into(self, network: MultiTaskNetwork) -> None:
+        """Give the tasks of other best epochs their weights, once the network rests."""
+        states = self.own_states
+        network.keep_own_epochs(self.tasks, lambda other, k: load_tensors(states[k], other))
 
 
 class StackedTraining:
@@ -165,7 +178,10 @@ class StackedTraining:
         rates = [member.learning_rate for member in members]
         self.steps = MemberSteps(list(network.parameters()), rates, make_optimizer)
         self.averages = Averages(list(network.parameters()), ema_decay)
-        self._best = self.stack.copy() if sources[0].valid is not None else None
+        self._best: BestWeights | None = None
+        if sources[0].valid is not None:
+            each = any(member.stopping.watches_each for member in members)
+            self._best = BestWeights(self.stack, range(network.n_tasks) if each else ())
         self._enter()
 
     def run(self) -> list[Trained]:
@@ -276,7 +292,7 @@ class StackedTraining:
         rows = zip(losses.tolist(), means.tolist(), used.tolist(), strict=True)
         lowest = self._lowest[prefix]
         for i, entry, (loss, mean, weight) in zip(self.active, entries, rows, strict=True):
-            names = self.members[i].task_names or self.task_names
+            names = self._names(i)
             entry |= record(prefix, names, loss, mean, weight, totals.n_batches)
             entry[f"{prefix}_loss_best"] = loss <= lowest[i]
             lowest[i] = min(loss, lowest[i])
@@ -285,17 +301,20 @@ class StackedTraining:
 
     def _close_epoch(self) -> None:
         """Keep the best weights; take those of the networks that are done; let these go."""
-        improved, done = [], []
+        improved: defaultdict[int | None, list[int]] = defaultdict(list)
+        done = []
         for place, i in enumerate(self.active):
             if self._done[i]:
                 continue
             member, history = self.members[i], self.trained[i].history
             if member.stopping.watch(history[-1], len(history)):
-                improved.append(place)
+                improved[None].append(place)
+            for name in member.stopping.improved_:
+                improved[self._names(i).index(name)].append(place)
             if member.stopping.stopped_ or len(history) >= member.max_iter:
                 done.append(i)
         if self._best is not None and improved:
-            self.stack.copy_into(self._best, self._index(improved))
+            self._best.renew(self.stack, improved)
         self._take(done)
         for i in done:
             self._done[i] = True
@@ -307,12 +326,16 @@ class StackedTraining:
         """Take the weights that are kept of networks, as they are now."""
         for i in networks:
             place = self.active.index(i)
-            # of the best epoch, unless none was seen to its end
-            validated = self._best is not None and self.members[i].stopping.best_epoch_
-            kept = self._best if validated else self.stack.tensors
-            assert kept is not None
             source, trained = self.sources[self.members[i].source], self.trained[i]
-            trained.state = {name: t[place].detach().clone() for name, t in kept.items()}
+            stopping = self.members[i].stopping
+            # of the best epoch, unless none was seen to its end
+            if self._best is not None and stopping.best_epoch_:
+                trained.state = self._best.of(place)
+                trained.tasks = stopping.tasks_by_epoch(self._names(i))
+                trained.own_states = [self._best.of(place, own[0]) for own in trained.tasks]
+            else:
+                tensors = self.stack.tensors
+                trained.state = {name: t[place].detach().clone() for name, t in tensors.items()}
             trained.shuffle = copy.deepcopy(source.shuffle)
             trained.masks = self.stack.masks_of(place)
 
@@ -332,9 +355,13 @@ class StackedTraining:
         self.averages.keep(index)
         self.decay = self.decay.index_select(0, index)
         if self._best is not None:
-            self._best = {name: t.index_select(0, index) for name, t in self._best.items()}
+            self._best.keep(index)
         self._enter()
         self._leaving = False
+
+    def _names(self, i: int) -> Sequence[str]:
+        """Return the names of a network's tasks."""
+        return self.members[i].task_names or self.task_names
 
     def _index(self, places: Sequence[int]) -> Tensor:
         return torch.tensor(places, device=self.decay.device)
@@ -428,60 +455,3 @@ class Clipping:
         factor = (self.largest / (norm + 1e-6)).clamp(max=1.0).to(norm.dtype)
         for gradient in gradients:
             gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """What one network of a stack takes, in bytes.
-
-    Attributes
-    ----------
-    touched : int
-        By a step: weights, gradients, two moments of the optimiser, the average of the weights,
-        and what the forward pass keeps.
-    held : int
-        At most, from its first step until it is scored: also the best weights so far, the steps of
-        a learning rate of its own, the weights as they are taken and as its estimator has them;
-        the way back through what the forward pass keeps, with what operators need in passing; its
-        batches, and the outputs of all validation rows.
-    """
-
-    touched: int
-    held: int
-
-
-def footprint(
-    network: MultiTaskNetwork, objective: Objective, batch: Any, n_valid: int = 0
-) -> Footprint:
-    """Return what one network takes, measured by taking its gradients on a batch.
-
-    Parameters
-    ----------
-    network : MultiTaskNetwork
-        Without stack axes.
-    objective : Objective
-        What it minimises.
-    batch : tuple
-        Inputs and targets.
-    n_valid : int, default=0
-        Number of validation rows.
-    """
-    given = [t for t in (*batch[0].values(), batch[1]) if t is not None]
-    own = {p.data_ptr(): p.numel() * p.element_size() for p in network.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    shared = {t.untyped_storage().data_ptr() for t in given}
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        backpropagate(network, objective, batch, complete=False)
-    activations = sum(n for where, n in kept.items() if where not in own and where not in shared)
-    weights = sum(own.values())
-    outputs = sum(len(group.tasks) * group.n_outputs for group in network.groups)
-    predicted = n_valid * (outputs + batch[1].shape[-1]) * batch[1].element_size()
-    # Three of what is read and predicted: as found, as put together, as spread over the stack.
-    held = 9 * weights + 3 * activations + 3 * (sum(t.nbytes for t in given) + predicted)
-    return Footprint(5 * weights + activations, held)

@@ -165,7 +165,7 @@ STACKED = {
     "epochs": (mixed(), {"max_iter": [1, 3, 8]}),
     "patience": (
         mixed(max_iter=8, early_stopping=True),
-        {"tol": [0, 0.1], "n_iter_no_change": [1, 3], "stopping_rule": ["mean", "worst"]},
+        {"tol": [0, 0.1], "n_iter_no_change": [1, 3], "stopping_rule": ["mean", "worst", "each"]},
     ),
     "tasks that stop": (
         mixed(max_iter=8, early_stopping=True, n_iter_no_change=1),

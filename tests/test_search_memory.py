@@ -9,6 +9,7 @@ from plain import plain
 
 from sk_mtl import MultiTaskClassifier, VectorizedGridSearchCV, stacked_training
 from sk_mtl.estimators import _stacking as stacking
+from sk_mtl.footprint import Footprint, footprint
 from sk_mtl.trunks import TRUNKS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -49,8 +50,8 @@ def test_the_bound_can_be_passed(monkeypatch):
     """Negative control: what a step touches is less than what a stack holds."""
 
     def touched(*args):
-        takes = stacked_training.footprint(*args)
-        return stacked_training.Footprint(takes.touched, takes.touched)
+        takes = footprint(*args)
+        return Footprint(takes.touched, takes.touched)
 
     monkeypatch.setattr(stacking, "footprint", touched)
     peak, bound = run(monkeypatch, hidden_layer_sizes=(64, 32), batch_size=200)
@@ -67,9 +68,7 @@ def test_the_bound_can_be_passed(monkeypatch):
     ],
 )
 def test_auto_fills_the_cache_and_never_the_memory(monkeypatch, touched, held, size):
-    monkeypatch.setattr(
-        stacking, "footprint", lambda *args: stacked_training.Footprint(touched, held)
-    )
+    monkeypatch.setattr(stacking, "footprint", lambda *args: Footprint(touched, held))
     model = plain(MultiTaskClassifier, hidden_layer_sizes=(4,), random_state=0)
     session = stacking.open_session(model, X, Y, {}, {}, 0)
     assert stacking.size_of_stacks(session, session.plan()) == (size, held)

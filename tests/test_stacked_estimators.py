@@ -92,6 +92,7 @@ DIFFER = {
         for rule in (
             {"stopping_rule": "worst"},
             {"stopping_rule": "mean"},
+            {"stopping_rule": "each"},
             {"stopping_tasks": ["task2"]},
             {"stopping_tasks": [0, 1]},
         )

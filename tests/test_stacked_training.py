@@ -25,6 +25,7 @@ from torch.testing import assert_close
 from sk_mtl._support import Stream
 from sk_mtl.batches import Batches, StackedBatches, TaskData
 from sk_mtl.callbacks import TaskStopping
+from sk_mtl.footprint import footprint
 from sk_mtl.objective import Objective
 from sk_mtl.stack import NetworkStack
 from sk_mtl.stacked_training import (
@@ -33,7 +34,6 @@ from sk_mtl.stacked_training import (
     MemberSteps,
     Source,
     StackedTraining,
-    footprint,
 )
 from sk_mtl.trunks import TRUNKS
 

@@ -103,7 +103,7 @@ class BaseMultiTask(
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [StrOptions({"auto"}), Interval(Real, 1, None, closed="both")],
         "stopping_tasks": ["array-like", None],
-        "stopping_rule": [StrOptions({"mean", "worst"})],
+        "stopping_rule": [StrOptions({"mean", "worst", "each"})],
         "dtype": [StrOptions({"auto", "float32", "float64"})],
         "device": [str, torch.device],
         "callbacks": [list, tuple, None],

@@ -111,9 +111,13 @@ n_iter_no_change : int, float or "auto", default="auto"
     steps, but 8 epochs at least, where members hold rows out in turn, else 10 epochs.
 stopping_tasks : list of str or int, or None, default=None
     Tasks that early stopping watches; None watches all.
-stopping_rule : {"mean", "worst"}, default="mean"
+stopping_rule : {"mean", "worst", "each"}, default="mean"
     Whether early stopping watches the mean over tasks of the validation loss relative to its
-    first value, or the worst task's.
+    first value, the worst task's, or each task for itself: training then goes on as long as any
+    of them improves, and each is predicted by the weights of its own best epoch. That helps where
+    one task is learned long before another, and keeps up to a network a task, so that predictions
+    take as many times as long. What goes on learning later on (``partial_fit``) goes on from the
+    best epoch in the mean, for all tasks.
 dtype : {"auto", "float32", "float64"}, default="auto"
     Type of the computation; "auto" is float32 where members hold rows out in turn, else the type
     of X, float64 if X is of neither.

@@ -87,6 +87,11 @@ def stopping_of(
     est: Any, valid: TaskData | None, weighting: Weighting, patience: float
 ) -> TaskStopping:
     """Return when training ends: by these validation rows, or by the training loss."""
+    if est.stopping_rule == "each" and est._links is not None:
+        raise ValueError(
+            "Got stopping_rule='each' with task_dependencies, expected 'mean' or 'worst': tasks "
+            "that read each other's outputs share a best epoch. Leave one of the two out."
+        )
     names = list(est.task_names_)
     if est.stopping_tasks is not None:
         names = [_task_name(task, est.task_names_) for task in est.stopping_tasks]

@@ -54,10 +54,7 @@ def _network(session: Session, plan: Plan) -> MultiTaskNetwork:
     if session.continued:
         check_same_architecture(est._architecture, plan.shape)
         network: MultiTaskNetwork = copy.deepcopy(est.net_.module_)
-        if not session.incremental:
-            network.linear = None  # it is trained without, as before
-        elif network.linear is not None:
-            network.linear.absorb(network)
+        network.rest_no_longer(absorb=session.incremental)
         return network
     est._architecture = plan.shape
     return build([session], [plan], stack=())

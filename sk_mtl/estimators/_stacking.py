@@ -19,10 +19,11 @@ from sk_mtl.estimators._fitted import set_fitted
 from sk_mtl.estimators._optimizer import optimizer_arguments
 from sk_mtl.estimators._run import build, check_callbacks, make_net, weighting_seed
 from sk_mtl.estimators._session import Plan, Session
+from sk_mtl.footprint import footprint
 from sk_mtl.network import MultiTaskNetwork, group_tasks
 from sk_mtl.objective import Objective, make_objective
 from sk_mtl.stack import check_weighting
-from sk_mtl.stacked_training import Member, Source, StackedTraining, Trained, footprint
+from sk_mtl.stacked_training import Member, Source, StackedTraining, Trained
 
 # What a step of all networks touches. Stacks up to here, give or take a factor of two, took the
 # least time a network: smaller ones are ruled by the cost of calling operators, larger ones by that
@@ -194,7 +195,8 @@ def size_of_stacks(session: Session, plan: Plan) -> tuple[int, int]:
     network.to(session.device)
     objective.to(session.device)
     n_valid = 0 if plan.valid is None else len(plan.valid)
-    takes = footprint(network, objective, batch, n_valid)
+    n_own = len(plan.stopping.task_names) if plan.stopping.watches_each else 0
+    takes = footprint(network, objective, batch, n_valid, n_own)
     if session.device.type == "cuda":
         return max(1, torch.cuda.mem_get_info(session.device)[0] // 2 // takes.held), takes.held
     fitting = min(SMALLEST_STACK, MOST_BYTES // takes.held)
@@ -305,6 +307,7 @@ def _finish(session: Session, plan: Plan, trained: Trained) -> Exception | None:
     net = make_net(session, plan, network, own).initialize()
     net.module_.eval()
     net.criterion_.eval()
+    trained.load_own_into(net.module_)  # now that the optimiser has the network's own weights
     net.history.extend(trained.history)
     net.interrupted_, net.stopped_by_callback_ = trained.interrupted, plan.stopping.stopped_
     est.net_ = net
