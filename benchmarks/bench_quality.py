@@ -48,6 +48,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # each ingredient off, or another in i
     "no_embedding": {"embedding": None},
     "bins_alone": {"embedding": PiecewiseLinear(keep_numbers=False)},
     "periodic": {"embedding": "periodic"},
+    "own_epochs": {"stopping_rule": "each"},
     "no_input_scales": {"input_scale_rate": 0.0},
     "no_linear_path": {"linear_path": False},
     "no_averaging": {"ema_decay": 0.0},

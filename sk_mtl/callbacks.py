@@ -91,7 +91,7 @@ class TaskStopping(Callback):
         loss = float(relative.max() if self.rule == "worst" else relative.mean())
         self._n_seen += 1
         settling = self._n_seen <= self.settled and not np.isnan(loss)
-        gains = self.watches_each and self._watch_each(relative, number, settling=settling)
+        gains = self.watches_each and self._watch_each(relative, number)
         if settling:
             self.best_loss_, self.best_epoch_ = loss, number
             return True
@@ -106,11 +106,12 @@ class TaskStopping(Callback):
     @property
     def watches_each(self) -> bool:
         """Whether tasks have best epochs of their own."""
-        return self.rule == "each" and self.validation
+        return self.rule == "each" and self.validation and len(self.task_names) > 1
 
-    def _watch_each(self, relative: NDArray[np.float64], number: int, *, settling: bool) -> bool:
+    def _watch_each(self, relative: NDArray[np.float64], number: int) -> bool:
         """Note the tasks that an epoch is the best for; return whether one gains enough."""
-        better = (relative < self._lowest) | (settling & ~np.isnan(relative))
+        # where one task's loss is no number, the others' weights are not to be had without its own
+        better = (relative < self._lowest) & ~np.isnan(relative).any()
         gains = bool((relative <= self._lowest - self.tol).any())
         self._lowest = np.where(better, relative, self._lowest)
         self.improved_ = [self.task_names[t] for t in np.flatnonzero(better).tolist()]

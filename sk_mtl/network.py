@@ -170,7 +170,8 @@ class MultiTaskNetwork(nn.Module):
             networks = [copy.deepcopy(self) for _ in tasks]
             for k, network in enumerate(networks):
                 load(network, k)
-            self.own_epochs = OwnEpochs(networks, tasks, [group.tasks for group in self.groups])
+            own = OwnEpochs(networks, tasks, [group.tasks for group in self.groups])
+            self.own_epochs = own.to(next(self.parameters()).device)
 
     def rest_no_longer(self, *, absorb: bool) -> None:
         """Leave the network alone with its own weights, which go on learning.

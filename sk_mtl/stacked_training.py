@@ -180,8 +180,7 @@ class StackedTraining:
         self.averages = Averages(list(network.parameters()), ema_decay)
         self._best: BestWeights | None = None
         if sources[0].valid is not None:
-            each = any(member.stopping.watches_each for member in members)
-            self._best = BestWeights(self.stack, range(network.n_tasks) if each else ())
+            self._best = BestWeights(self.stack, self._own_tasks())
         self._enter()
 
     def run(self) -> list[Trained]:
@@ -358,6 +357,14 @@ class StackedTraining:
             self._best.keep(index)
         self._enter()
         self._leaving = False
+
+    def _own_tasks(self) -> list[int]:
+        """Return the tasks that have a best epoch of their own in some network."""
+        own = set[int]()
+        for i, member in enumerate(self.members):
+            if member.stopping.watches_each:
+                own |= {self._names(i).index(name) for name in member.stopping.task_names}
+        return sorted(own)
 
     def _names(self, i: int) -> Sequence[str]:
         """Return the names of a network's tasks."""

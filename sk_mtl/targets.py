@@ -69,7 +69,7 @@ def read_targets(y: Any) -> Targets:
     Parameters
     ----------
     y : array-like, frame or series of shape (n_samples,) or (n_samples, n_tasks)
-        Labels; NaN, None, pandas' NA and masked cells are missing.
+        Labels; NaN, None, pandas' NA, NaT and masked cells are missing.
 
     Returns
     -------
@@ -211,7 +211,8 @@ def is_missing(value: Any) -> bool:
     """Whether one cell stands for nothing: None, NaN, pandas' NA and NaT, numpy's NaT."""
     if value is None or type(value).__name__ in MISSING_TYPE_NAMES:
         return True
-    return isinstance(value, (float, np.floating, np.datetime64)) and bool(value != value)
+    may_be = isinstance(value, (float, np.floating, np.datetime64, np.timedelta64))
+    return may_be and bool(value != value)
 
 
 def _read_objects(array: NDArray[Any], name: str) -> Column:

@@ -504,7 +504,7 @@ def test_gaps_of_pandas_in_an_array_of_objects():
     np.testing.assert_array_equal(
         model.predict(objects), same.predict(np.column_stack([whole, X[:, 1]]))
     )
-    for gap in (pd.NaT, np.datetime64("NaT"), None):
+    for gap in (pd.NaT, np.datetime64("NaT"), np.timedelta64("NaT"), None):
         cells = [[gap if np.isnan(a) else a, b] for a, b in zip(whole, X[:, 1], strict=True)]
         again = mix().fit(np.array(cells, dtype=object), X[:, 0])
         np.testing.assert_array_equal(again.predict(objects), model.predict(objects))

@@ -163,6 +163,44 @@ def test_a_task_whose_loss_is_no_number_keeps_its_best_epoch():
     assert stopping.stopped_ and stopping.task_epochs_ == {"a": 1, "b": 2}
 
 
+def test_an_epoch_that_ends_training_is_no_tasks_best():
+    """Its weights are no numbers, or soon will be, for the other task as well."""
+    stopping = TaskStopping(["a", "b"], validation=True, rule="each")
+    stopping.begin()
+    for number, (a, b) in enumerate([(1.0, 1.0), (0.9, 0.8), (np.nan, 0.5)], start=1):
+        stopping.watch({"valid_loss_a": a, "valid_loss_b": b}, number)
+    assert stopping.stopped_ and stopping.task_epochs_ == {"a": 2, "b": 2}
+
+
+def test_what_diverges_warns_as_under_the_mean():
+    """A task's own weights are those of an epoch in which all were finite."""
+    y = LABELS[MultiTaskEstimator]
+    model = make(
+        MultiTaskEstimator,
+        stopping_rule="each",
+        trunk="single_task",
+        solver="sgd",
+        learning_rate_init=0.7,
+        dtype="float32",
+    )
+    with pytest.warns(ConvergenceWarning, match="diverged in epoch 3"):
+        model.fit(1.0 * X, y)
+    assert np.isfinite(model.predict(X)).all()
+
+
+def test_tasks_of_weight_0_do_not_keep_training_going():
+    noise = np.random.default_rng(1).normal(size=(N, 8))
+    y = np.column_stack([X[:, 0], noise])
+    params = {"task_weights": [1] + 8 * [0], "max_iter": 200, "n_iter_no_change": 5, "tol": 0.0}
+    each = make(stopping_rule="each", **params).fit(X, y)
+    alone = make(stopping_tasks=[0], **params).fit(X, y)
+    assert each.n_iter_ == alone.n_iter_ < 200
+    assert_allclose(each.predict(X), alone.predict(X), rtol=1e-9)
+    # Negative control: with a weight they are watched.
+    learned = make(stopping_rule="each", **params | {"task_weights": None}).fit(X, y)
+    assert learned.n_iter_ != alone.n_iter_
+
+
 # Around it ------------------------------------------------------------------------------------
 
 
@@ -179,6 +217,13 @@ def test_raw_outputs_are_put_into_their_places():
     first, second = own(torch.zeros(4, 5), Constant(0.0)(torch.zeros(4, 5)))
     assert_array_equal(first[:, :, 0], [[1.0] * 4, [2.0] * 4])
     assert (second == 2).all()
+
+
+def test_they_are_where_the_network_is():
+    network = make(max_iter=1).fit(X, AMOUNTS).net_.module_.to("meta")
+    network.keep_own_epochs([(0,)], lambda other, k: None)
+    rows = torch.zeros(4, 6, device="meta", dtype=torch.float64)
+    assert network(rows)[0].shape == (3, 4, 1)
 
 
 @pytest.mark.parametrize("n_members", [1, 4])

@@ -165,7 +165,7 @@ STACKED = {
     "epochs": (mixed(), {"max_iter": [1, 3, 8]}),
     "patience": (
         mixed(max_iter=8, early_stopping=True),
-        {"tol": [0, 0.1], "n_iter_no_change": [1, 3], "stopping_rule": ["mean", "worst", "each"]},
+        {"tol": [0, 0.1], "n_iter_no_change": [1, 3], "stopping_rule": ["mean", "worst"]},
     ),
     "tasks that stop": (
         mixed(max_iter=8, early_stopping=True, n_iter_no_change=1),
@@ -202,6 +202,11 @@ GROUPED = {
     "class weights": (classifier(), {"class_weight": [None, "balanced"]}, 2),
     "kinds of losses": (regressor(), {"loss": ["huber", "absolute_error"]}, 2),
     "shares of validation": (mixed(early_stopping=True), {"validation_fraction": [0.1, 0.3]}, 2),
+    "own epochs": (
+        mixed(max_iter=8, early_stopping=True),
+        {"stopping_rule": ["mean", "each"]},
+        2,
+    ),
     "bounds on gradients": (
         mixed(),
         {"callbacks": [None, [clip(0.1)], [clip(0.5)], [clip(0.1, gradient_clip_norm_type=1)]]},

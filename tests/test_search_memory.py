@@ -46,6 +46,16 @@ def test_a_search_stays_within_its_bound(monkeypatch, trunk, hidden, batch_size)
         assert bound / 4 < peak < bound + TABLES
 
 
+def test_best_epochs_of_tasks_are_within_the_bound(monkeypatch):
+    shape = {"hidden_layer_sizes": (64, 32), "batch_size": 200, "early_stopping": True}
+    common, bound_of_common = run(monkeypatch, **shape)
+    peak, bound = run(monkeypatch, stopping_rule="each", **shape)
+    assert bound / 4 < peak < bound + TABLES
+    assert peak > common and bound > bound_of_common
+    of_two, _ = run(monkeypatch, stopping_rule="each", stopping_tasks=[0, 1], **shape)
+    assert common < of_two < peak
+
+
 def test_the_bound_can_be_passed(monkeypatch):
     """Negative control: what a step touches is less than what a stack holds."""
 

@@ -92,9 +92,16 @@ DIFFER = {
         for rule in (
             {"stopping_rule": "worst"},
             {"stopping_rule": "mean"},
-            {"stopping_rule": "each"},
             {"stopping_tasks": ["task2"]},
             {"stopping_tasks": [0, 1]},
+        )
+    ],
+    "own epochs": [
+        {"max_iter": 9, "learning_rate_init": rate, "stopping_rule": "each", **tasks}
+        for rate, tasks in (
+            (0.05, {}),
+            (0.04, {"stopping_tasks": ["task2"]}),
+            (0.03, {"stopping_tasks": [0, 1]}),
         )
     ],
     "numbers of losses": [

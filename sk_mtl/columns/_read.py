@@ -39,8 +39,8 @@ def read_table(
 ) -> RawTable:
     """Validate X for an estimator, and take numbers and categories apart.
 
-    Missing cells are NaN, None, pandas' NA and masked ones; infinite ones are errors. Names and
-    number of columns are checked, and with ``reset`` remembered, by scikit-learn's
+    Missing cells are NaN, None, pandas' NA, NaT and masked ones; infinite ones are errors. Names
+    and number of columns are checked, and with ``reset`` remembered, by scikit-learn's
     ``validate_data``; ``reset`` sets ``is_categorical_``, too: a mask of columns, or None.
 
     Parameters

@@ -57,7 +57,8 @@ class PiecewiseLinear(Embedding):
         Whether a column's bins hold equally many training rows, or end where a regression tree of
         that column alone, for all targets, would split it.
     keep_numbers : bool, default=True
-        Whether a column of several bins is there as it is, too, after the bins of all columns.
+        Whether a column of several bins is there as it is, too, after the bins of all columns. Bins
+        are free of scale, numbers are not: with ``scaling=None``, scale them or do without.
 
     Notes
     -----

@@ -115,9 +115,10 @@ stopping_rule : {"mean", "worst", "each"}, default="mean"
     Whether early stopping watches the mean over tasks of the validation loss relative to its
     first value, the worst task's, or each task for itself: training then goes on as long as any
     of them improves, and each is predicted by the weights of its own best epoch. That helps where
-    one task is learned long before another, and keeps up to a network a task, so that predictions
-    take as many times as long. What goes on learning later on (``partial_fit``) goes on from the
-    best epoch in the mean, for all tasks.
+    one task is learned long before another, and keeps a network for each epoch that was the best
+    for a task, so that predictions take as many times as long. Tasks of weight 0 follow the best
+    epoch in the mean; so do ``transform``, ``best_iter_`` and ``best_loss_``, and what goes on
+    learning later on (``partial_fit``). Not with ``task_dependencies``.
 dtype : {"auto", "float32", "float64"}, default="auto"
     Type of the computation; "auto" is float32 where members hold rows out in turn, else the type
     of X, float64 if X is of neither.

@@ -84,7 +84,11 @@ def penalty_of(
 
 
 def stopping_of(
-    est: Any, valid: TaskData | None, weighting: Weighting, patience: float
+    est: Any,
+    valid: TaskData | None,
+    weighting: Weighting,
+    task_weights: torch.Tensor,
+    patience: float,
 ) -> TaskStopping:
     """Return when training ends: by these validation rows, or by the training loss."""
     if est.stopping_rule == "each" and est._links is not None:
@@ -103,6 +107,9 @@ def stopping_of(
         labelled = (~valid.y.isnan()).any(0).cpu().numpy()
         seen = [n for n, has in zip(est.task_names_, labelled, strict=True) if has]
         names = [n for n in names if n in seen] or seen or list(est.task_names_)
+    if est.stopping_rule == "each":  # what nobody learns drifts, and would seem to improve
+        learned = [n for n, w in zip(est.task_names_, task_weights.tolist(), strict=True) if w]
+        names = [n for n in names if n in learned] or names
     return TaskStopping(
         names,
         validation=valid is not None,

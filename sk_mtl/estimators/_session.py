@@ -252,7 +252,7 @@ class Session:
             weights,
             batch_size,
             self._decay(masses / len(train) * batch_size, private=trunk.private),
-            stopping_of(est, valid if stop_early else None, weighting, patience),
+            stopping_of(est, valid if stop_early else None, weighting, weights, patience),
         )
 
     def _split_tables(

@@ -100,7 +100,11 @@ def likely_form(est: Any) -> Hashable:
     """Return what estimators have to share to be stacked, as far as parameters tell it."""
     params = est.get_params(deep=False)
     key: Hashable = fingerprint(
-        [type(est), {k: _without_numbers(v) for k, v in params.items() if k not in _STACKABLE}]
+        [
+            type(est),
+            {k: _without_numbers(v) for k, v in params.items() if k not in _STACKABLE},
+            est.stopping_rule == "each",
+        ]
     )
     return key
 
@@ -157,6 +161,7 @@ def form(session: Session, plan: Plan) -> Hashable:
             [(len(data), data.weight_shape) for data in sets],
             plan.batch_size,
             plan.stopping.validation,
+            est.stopping_rule == "each",  # which takes more memory
             est.shuffle,
             est.ema_decay,
             optimizer_arguments(est, session.device),
@@ -195,7 +200,7 @@ def size_of_stacks(session: Session, plan: Plan) -> tuple[int, int]:
     network.to(session.device)
     objective.to(session.device)
     n_valid = 0 if plan.valid is None else len(plan.valid)
-    n_own = len(plan.stopping.task_names) if plan.stopping.watches_each else 0
+    n_own = session.est.n_tasks_ if plan.stopping.watches_each else 0
     takes = footprint(network, objective, batch, n_valid, n_own)
     if session.device.type == "cuda":
         return max(1, torch.cuda.mem_get_info(session.device)[0] // 2 // takes.held), takes.held
