@@ -56,14 +56,15 @@ class MultiTaskClassifier(ScoreMixin, ClassifierMixin, ProbabilityMixin, SetMixi
     >>> from sk_mtl import MultiTaskClassifier
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(200, 5))
-    >>> Y = np.column_stack([X[:, 0] > 0, X[:, 0] + X[:, 1] > 0]).astype(float)
+    >>> told = X[:, :2] + 0.3 * rng.normal(size=(200, 2))
+    >>> Y = np.column_stack([told[:, 0] > 0, told.sum(axis=1) > 0]).astype(float)
     >>> Y[::3, 1] = np.nan  # a third of the second task's labels is missing
     >>> clf = MultiTaskClassifier(random_state=0).fit(X, Y)
     >>> clf.predict(X[:3]).shape
     (3, 2)
     >>> [p.shape for p in clf.predict_proba(X[:3])]
     [(3, 2), (3, 2)]
-    >>> clf.score(X, Y) > 0.9
+    >>> clf.score(X, Y) > 0.8
     True
     """
 

@@ -117,7 +117,7 @@ multimetric_, classes_, n_features_in_, feature_names_in_
     >>> search.search_report_["stack_size"]
     [32, 32, 32, 32, 32, 32, 32, 32]
     >>> search.best_params_["learning_rate_init"]
-    0.1
+    0.01
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
