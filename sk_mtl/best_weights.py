@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sk_mtl.stack import NetworkStack
+from sk_mtl.stack import NetworkStack, one_of
 
 State = dict[str, Tensor]
 
@@ -35,7 +35,7 @@ class BestWeights:
 
     def of(self, place: int, task: int | None = None) -> State:
         """Return the best weights of the network at a place, of all or for a task."""
-        return {name: t[place].detach().clone() for name, t in self._copies[task].items()}
+        return one_of(self._copies[task], place)
 
     def keep(self, index: Tensor) -> None:
         """Let all networks but those of the given indices go."""

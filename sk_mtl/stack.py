@@ -76,7 +76,7 @@ class NetworkStack:
                 for training in (False, True):
                     self._set_modes(template, training)
                     self._compare(template, rows, 0)
-                load_tensors({n: t[-1] for n, t in self.tensors.items()}, template)
+                load_tensors(one_of(self.tensors, -1), template)
                 self._compare(template, rows, -1)
             if not all(torch.equal(b, c) for b, c in zip(shared, shared_before, strict=True)):
                 raise NotStackableError("The networks of a stack would share a buffer that moves.")
@@ -137,6 +137,11 @@ class NetworkStack:
             for name, module in self.network.named_modules()
             if isinstance(module, Dropout)
         }
+
+
+def one_of(tensors: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
+    """Return copies of what tensors hold of the network at a place."""
+    return {name: tensor[place].detach().clone() for name, tensor in tensors.items()}
 
 
 def load_tensors(values: Mapping[str, Tensor], network: nn.Module) -> None:

@@ -20,7 +20,7 @@ from sk_mtl.callbacks import TaskStopping
 from sk_mtl.layers import Dropout
 from sk_mtl.network import MultiTaskNetwork
 from sk_mtl.objective import Objective, encoded_scores
-from sk_mtl.stack import NetworkStack, load_tensors
+from sk_mtl.stack import NetworkStack, load_tensors, one_of
 from sk_mtl.steps import Penalties, backpropagate, look_back
 from sk_mtl.totals import EpochTotals, record
 
@@ -333,8 +333,7 @@ class StackedTraining:
                 trained.tasks = stopping.tasks_by_epoch(self._names(i))
                 trained.own_states = [self._best.of(place, own[0]) for own in trained.tasks]
             else:
-                tensors = self.stack.tensors
-                trained.state = {name: t[place].detach().clone() for name, t in tensors.items()}
+                trained.state = one_of(self.stack.tensors, place)
             trained.shuffle = copy.deepcopy(source.shuffle)
             trained.masks = self.stack.masks_of(place)
 

@@ -284,7 +284,7 @@ def test_intervals_and_sets_of_ours_are_of_their_tasks(bench, cells, table, task
 
 
 def test_a_table_that_holds_nothing_out_is_skipped_with_the_reason(bench, tables):
-    (cell,) = bench.random_splits("t", tables.made_up(40, as_it_comes=True), [0])
+    (cell,) = bench.random_splits("t", tables.made_up(20, as_it_comes=True), [0])
     (ours,) = bench.contenders(["sk_mtl"], quick=True).values()
     options = SimpleNamespace(threads=1, max_seconds_per_fit=math.inf)
     kind, entry = bench.attempt(ours, cell, options)

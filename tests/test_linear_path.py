@@ -408,7 +408,9 @@ def test_skipped_where_it_cannot_be():
     labels = (Y > 0).astype(int)
     assert of(reg(linear_path=False).fit(X, Y)) == [None]
     assert of(reg(early_stopping=False).fit(X, Y)) == [None]  # no row is held out
-    assert of(reg(early_stopping="auto", n_members=3).fit(X[:60], Y[:60])) == [None] * 3
+    assert (
+        of(reg(early_stopping="auto", n_members=3, batch_size=8).fit(X[:15], Y[:15])) == [None] * 3
+    )
     assert of(reg(n_members=3).fit(sparse.csr_array(X), Y)) == [None] * 3
     assert of(clf(task_dependencies={"task1": "task0"}).fit(X, labels)) == [None]
     assert None not in of(reg().fit(X, Y)) + of(clf().fit(X, labels))  # negative control

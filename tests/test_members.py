@@ -6,8 +6,10 @@ import pickle
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, KFold
@@ -161,10 +163,10 @@ def test_a_task_keeps_a_label_for_training():
 
 
 def test_few_rows_are_all_learned_from():
-    networks = plan_networks(reg()._session(X[:63], R[:63]))
-    assert all(plan.valid is None and len(plan.train) == 63 for _, plan in networks)
-    asked = plan_networks(reg(early_stopping=True)._session(X[:63], R[:63]))
-    assert all(len(plan.valid) == 12 for _, plan in asked)
+    networks = plan_networks(reg(batch_size="auto")._session(X[:15], R[:15]))
+    assert all(plan.valid is None and len(plan.train) == 15 for _, plan in networks)
+    asked = plan_networks(reg(early_stopping=True, batch_size=8)._session(X[:15], R[:15]))
+    assert all(len(plan.valid) == 3 for _, plan in asked)
     never = plan_networks(reg(early_stopping=False)._session(X, R))
     assert all(plan.valid is None for _, plan in never)
 
@@ -194,6 +196,19 @@ def test_amounts_are_averaged_and_so_are_probabilities():
         shares = np.mean([m.predict_proba(X)[t] for m in classes.estimators_], axis=0)
         assert_allclose(classes.predict_proba(X)[t], shares, rtol=1e-12)
         assert_array_equal(classes.predict(X)[:, t], classes.classes_[t][shares.argmax(1)])
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_probabilities_add_up_to_one_in_the_precision_of_x(n_classes):
+    labels = np.digitize(X[:, :1] + X[:, 1:2], [-0.5, 0.5][: n_classes - 1])
+    model = clf(dtype="float32").fit(X, np.hstack([labels, C[:, 1:]]))
+    p = model.predict_proba(X)[0]
+    assert p.dtype == np.float64
+    assert_allclose(p.sum(axis=1), 1.0, rtol=1e-15)
+    within = model._outcomes(X)[0][0]  # negative control: what is computed in single precision
+    assert within.dtype == np.float32
+    assert not np.allclose(within.astype(np.float64).sum(axis=1), 1.0, rtol=0, atol=1e-15)
+    assert_allclose(p, within, atol=3e-7)
 
 
 def test_members_differ_and_their_mean_is_better():
@@ -348,17 +363,52 @@ def autos(n_rows, n_members=5, **params):
     return plan_networks(model._session(X[rows], R[rows]))[0]
 
 
-def test_from_64_rows_on_members_take_small_batches_in_single_precision():
-    for n_rows, batch_size, patience in [(64, 32, 200), (1600, 40, 13), (20_000, 256, 8)]:
+def test_from_16_rows_on_members_take_small_batches_and_soon_single_precision():
+    for n_rows, batch_size, patience, dtype in [
+        (16, 4, 100, np.float64),
+        (63, 13, 100, np.float64),
+        (64, 13, 100, np.float32),
+        (160, 32, 100, np.float32),
+        (1600, 40, 13, np.float32),
+        (20_000, 256, 8, np.float32),
+    ]:
         session, plan = autos(n_rows)
-        assert (plan.batch_size, session.dtype) == (batch_size, np.float32)
+        assert (plan.batch_size, session.dtype) == (batch_size, dtype)
         assert (session.dropout, plan.stopping.patience) == (0.1, patience)
         assert plan.valid is not None
-    for few in (autos(63), autos(160, n_members=1)):  # as before: exact
+    for few in (autos(15), autos(160, n_members=1)):  # as one network: exact
         session, plan = few
         assert (plan.batch_size, session.dtype) == (min(200, len(plan.train)), np.float64)
         assert (session.dropout, plan.stopping.patience) == (0.0, 10)
         assert plan.valid is None
+
+
+def rotates(X, y, sample_weight=None):
+    model = MultiTaskEstimator(tasks=["regression"], n_members=5, random_state=0)
+    return model._session(X, y, sample_weight).rotates
+
+
+def test_of_few_rows_those_that_are_alike_count_once():
+    rng = np.random.default_rng(0)
+    numbers, y = rng.normal(size=(16, 2)), rng.normal(size=16)
+    numbers[3, 0] = np.nan
+    copies = np.repeat(np.arange(15), 4)
+    assert rotates(numbers, y)
+    assert not rotates(numbers[copies], y[copies])
+    assert rotates(numbers[np.resize(copies, 64)], y[np.resize(copies, 64)])  # not looked at
+
+
+def test_rows_are_alike_in_all_that_is_learned_from():
+    y, same = np.arange(16.0), np.zeros((16, 1))
+    assert rotates(same, y)
+    assert not rotates(same, np.append(y[:15], 0.0))
+    assert not rotates(same, np.append(y[:15], np.nan))  # no label, nothing to learn
+    assert not rotates(same, y, sample_weight=(y > 0).astype(float))
+    words = pd.DataFrame({"word": [*"abcd"] * 4, "number": np.arange(16) // 4})
+    assert rotates(words, np.zeros(16))
+    assert not rotates(words.replace("d", "a"), np.zeros(16))
+    assert rotates(sparse.eye_array(16, format="csr"), np.zeros(16))
+    assert not rotates(sparse.csr_array((16, 3)), np.zeros(16))
 
 
 def test_what_is_given_is_what_is_taken():

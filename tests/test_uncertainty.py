@@ -141,7 +141,7 @@ def test_members_in_turn_judge_the_rows_that_they_did_not_see():
     """Each by its own error."""
     X, Y = amounts(60)
     y = Y[:, 1]
-    model = quick(MultiTaskRegressor, n_members=5, early_stopping=True).fit(X, y)
+    model = quick(MultiTaskRegressor, n_members=5, dtype="float64").fit(X, y)
     encoded, expected = ((y - y.mean()) / y.std())[:, None], []
     by_member = np.array([member.predict(X) for member in model.estimators_])
     for m in range(5):

@@ -58,8 +58,19 @@ def probabilities(
         if task.n_classes == 1:  # the second column stands for no class
             result.append(np.ones((len(outcome), 1), dtype=dtype))
         else:
-            result.append(outcome.astype(dtype) if task.is_classification else None)
+            result.append(_as_type(outcome, dtype) if task.is_classification else None)
     return result
+
+
+def _as_type(p: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """Return probabilities in another type; of a wider one they add up to 1 to its precision."""
+    found = p.astype(dtype)
+    if found.dtype.itemsize > p.dtype.itemsize:
+        if p.shape[1] == 2:  # the second stays, which a cascade may have bound to another task's
+            found[:, 0] = 1.0 - found[:, 1]
+        else:
+            found /= found.sum(axis=1, keepdims=True)
+    return found
 
 
 def join(columns: Sequence[NDArray[Any]], *, one_d: bool) -> NDArray[Any]:

@@ -63,10 +63,11 @@ penalty : str, Penalty or None, default=None
     is told, "trace_norm" keeps heads in few dimensions. ``sk_mtl.penalties`` has them as objects.
     Tasks of more than two classes stand apart.
 n_members : int, default=8
-    Networks that are trained and averaged. On 64 rows or more each of five or more holds out a
-    fold of its own to stop by, so that every row is learned from by the others. They train as one
-    stack, unless something has to follow a single network: ``callbacks``, ``verbose`` (which
-    prints the epochs of one member after the other), a weighting by gradients.
+    Networks that are trained and averaged. On 16 rows or more each of five or more holds out a
+    fold of its own to stop by, so that every row is learned from by the others; of fewer than 64
+    rows, those that are alike in all features and labels count once. They train as one stack,
+    unless something has to follow a single network: ``callbacks``, ``verbose`` (which prints the
+    epochs of one member after the other), a weighting by gradients.
 {class_weight}solver : {"adam", "sgd"}, default="adam"
     Optimiser.
 alpha : float, default=0.0001
@@ -74,8 +75,8 @@ alpha : float, default=0.0001
     loss, as in scikit-learn's MLP. A task's own layers are penalised in proportion to the
     task's weight.
 batch_size : int or "auto", default="auto"
-    Rows a batch; "auto" is ``n_samples // 32``, from 32 to 256, where members hold rows out in
-    turn, else ``min(200, n_samples)``.
+    Rows a batch; "auto" is ``n_samples // 32``, from 32 to 256, but a quarter of the rows at most,
+    where members hold rows out in turn, else ``min(200, n_samples)``.
 learning_rate_init : float, default=0.002
     Learning rate.
 momentum : float, default=0.9
@@ -100,7 +101,7 @@ warm_start : bool, default=False
     Whether ``fit`` continues from the last fit.
 early_stopping : bool or "auto", default="auto"
     Whether to watch validation rows, stop when they no longer improve, and restore the best
-    weights. "auto" does so where ``fit`` is given validation rows, with several members from 64
+    weights. "auto" does so where ``fit`` is given validation rows, with several members from 16
     rows on, and with one above 10,000.
 validation_fraction : float, default=0.1
     Share of the rows set aside for that; of several members each holds out at least as much, but
@@ -120,8 +121,8 @@ stopping_rule : {"mean", "worst", "each"}, default="mean"
     epoch in the mean; so do ``transform``, ``best_iter_`` and ``best_loss_``, and what goes on
     learning later on (``partial_fit``). Not with ``task_dependencies``.
 dtype : {"auto", "float32", "float64"}, default="auto"
-    Type of the computation; "auto" is float32 where members hold rows out in turn, else the type
-    of X, float64 if X is of neither.
+    Type of the computation; "auto" is float32 where members hold rows of 64 or more out in turn,
+    else the type of X, float64 if X is of neither.
 device : str or torch.device, default="cpu"
     Where to compute: "cpu", "cuda", "mps", or "auto" for the best there is.
 callbacks : list of skorch callbacks or None, default=None

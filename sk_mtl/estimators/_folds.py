@@ -1,4 +1,4 @@
-"""Which rows are held out for validation: a share of them, or a fold a member."""
+"""Which rows are held out for validation, and whether: a share of them, or a fold a member."""
 
 from __future__ import annotations
 
@@ -8,10 +8,53 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import column_or_1d
 
-from sk_mtl.targets import is_missing
+from sk_mtl.columns import RawTable
+from sk_mtl.targets import Targets, is_missing
 
 Rows = NDArray[np.intp]
 FEWEST_FOLDS = 5
+# From here on members hold out rows in turn, which loses no label, and take small batches. On fewer
+# rows training is exact: a row of weight 2 is a row twice.
+FEWEST_DISTINCT = 16
+# From here on rows are not looked at one by one, and members that rotate compute in single
+# precision: on fewer, double costs next to nothing.
+PLENTY = 64
+
+
+def useful_rows(targets: Targets, weight: NDArray[Any] | None) -> Rows:
+    """Return the rows that have a label which weighs something.
+
+    Parameters
+    ----------
+    targets : Targets
+        Labels, in the order of the tasks.
+    weight : ndarray of shape (n_samples, 1 or n_tasks) or None
+        Sample weights.
+    """
+    there = ~np.column_stack([column.missing for column in targets.columns])
+    if weight is not None:
+        there &= weight > 0
+    return np.flatnonzero(there.any(axis=1))
+
+
+def can_rotate(raw: RawTable, targets: Targets, rows: Rows) -> bool:
+    """Return whether rows are enough for each of several members to hold some out.
+
+    Of few rows only those count that differ: what a copy has taught says nothing of new rows.
+    """
+    return len(rows) >= PLENTY or _n_distinct(raw, targets, rows) >= FEWEST_DISTINCT
+
+
+def _n_distinct(raw: RawTable, targets: Targets, rows: Rows) -> int:
+    """Return how many of the rows differ, in a feature or in a label."""
+    some = raw.take(rows)
+    numbers = some.numbers.toarray() if some.is_sparse else some.numbers
+    codes = [column.codes for column in some.categories]
+    labels = [
+        [None if gap else value for value, gap in zip(c.values[rows], c.missing[rows], strict=True)]
+        for c in targets.columns
+    ]
+    return len(set(zip((row.tobytes() for row in numbers), *codes, *labels, strict=True)))
 
 
 def n_folds_for(n_members: int, fraction: float) -> int:

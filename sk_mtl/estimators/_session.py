@@ -19,12 +19,15 @@ from sk_mtl.columns import DTYPES, RawTable, to_tensor
 from sk_mtl.embeddings import EMBEDDINGS, Embedding, Prepared, prepare_inputs
 from sk_mtl.estimators._architecture import architecture
 from sk_mtl.estimators._folds import (
+    PLENTY,
+    can_rotate,
     deal,
     deal_groups,
     leave_labels,
     n_folds_for,
     share,
     share_of_groups,
+    useful_rows,
 )
 from sk_mtl.estimators._labels import (
     Labels,
@@ -42,12 +45,10 @@ from sk_mtl.trunks import TRUNKS, Trunk
 from sk_mtl.weighting import Weighting
 
 AUTO_EARLY_STOPPING_ROWS = 10_000  # as in scikit-learn's HistGradientBoosting
-# From here on members hold out rows in turn, which loses no label, and take small batches in single
-# precision. On fewer rows training is exact: a row of weight 2 is a row twice.
-AUTO_ROTATION_ROWS = 64
 AUTO_DROPOUT = 0.1
 PATIENT_STEPS, FEWEST_PATIENT = 400, 8
 STEPS_AN_EPOCH, FEWEST_A_BATCH, MOST_A_BATCH = 32, 32, 256
+FEWEST_STEPS = 4  # an epoch: of fewer, those until a network may stop would take too many epochs
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,9 @@ class Session:
         self.continued, self.incremental = continued, incremental
         self.device = estimator._resolved_device()
         several, aligned = estimator.n_members > 1 and not incremental, estimator._aligned(targets)
-        self.rotates = several and n_useful(aligned, weight) >= AUTO_ROTATION_ROWS
-        given_dtype = np.float32 if self.rotates else raw.dtype.type
+        useful = useful_rows(aligned, weight)
+        self.rotates = several and can_rotate(raw, aligned, useful)
+        given_dtype = np.float32 if self.rotates and len(useful) >= PLENTY else raw.dtype.type
         self.dtype = _compute_dtype(estimator.dtype, given_dtype, self.device)
         if continued:
             self.dtype = DTYPES[str(estimator._torch_dtype).removeprefix("torch.")]
@@ -362,7 +364,8 @@ class Session:
         batch_size: int | str = self.est.batch_size
         if isinstance(batch_size, str):
             if self.rotates:
-                return min(max(n_rows // STEPS_AN_EPOCH, FEWEST_A_BATCH), MOST_A_BATCH)
+                of_many = min(max(n_rows // STEPS_AN_EPOCH, FEWEST_A_BATCH), MOST_A_BATCH)
+                return min(of_many, -(-n_rows // FEWEST_STEPS))
             return min(200, n_rows)
         if batch_size > n_rows:
             self._warn(
@@ -386,14 +389,6 @@ class Session:
         if not isinstance(patience, str):
             return patience
         return max(-(-PATIENT_STEPS // n_steps), FEWEST_PATIENT) if self.rotates else 10
-
-
-def n_useful(targets: Targets, weight: NDArray[Any] | None) -> int:
-    """Return how many rows have a label that weighs something."""
-    there = ~np.column_stack([column.missing for column in targets.columns])
-    if weight is not None:
-        there &= weight > 0
-    return int(there.any(axis=1).sum())
 
 
 def row_weights(weight: NDArray[Any] | None) -> NDArray[Any] | None:
