@@ -137,6 +137,8 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--published", action="store_true", help="the splits that others published results for")
     add("--contender", action="append", help="a name, ours, ablations, spending or peers")
     options = parser.parse_args(argv)
+    if options.r_tables and (options.published or options.openml):
+        parser.error("Got --r-tables beside another source, expected one. Run one after the other.")
     needs_none = options.quick or options.r_tables or options.openml or options.report
     if options.data is None and not needs_none:
         parser.error(

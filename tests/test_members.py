@@ -22,6 +22,7 @@ from sk_mtl import (
     MultiTaskRegressor,
     VectorizedGridSearchCV,
 )
+from sk_mtl._support import SingleClassWarning
 from sk_mtl.estimators import _ensemble as ensemble
 from sk_mtl.estimators._ensemble import finish, plan_networks
 from sk_mtl.estimators._folds import deal, leave_labels, n_folds_for
@@ -136,7 +137,13 @@ def test_every_member_stops_by_a_fold_of_its_own():
     ],
 )
 def test_folds_are_as_many_as_members_where_these_are_enough(n_members, fraction, n_folds):
-    assert n_folds_for(n_members, fraction) == n_folds
+    assert n_folds_for(n_members, fraction, n_rows=100) == n_folds
+
+
+def test_no_fold_is_a_single_row():
+    assert [n_folds_for(3, 0.1, n) for n in (2, 5, 16, 19, 20)] == [2, 2, 8, 9, 10]
+    model = reg(n_members=3, batch_size="auto").fit(X[:19], R[:19])
+    assert np.isfinite(model.validation_scores_).all()
 
 
 def test_folds_are_equal_in_size_and_share_out_rare_classes_and_gaps():
@@ -396,6 +403,26 @@ def test_of_few_rows_those_that_are_alike_count_once():
     assert rotates(numbers, y)
     assert not rotates(numbers[copies], y[copies])
     assert rotates(numbers[np.resize(copies, 64)], y[np.resize(copies, 64)])  # not looked at
+
+
+def test_zeros_and_gaps_are_alike_whatever_their_signs():
+    y, numbers = np.tile(np.arange(15.0), 2), np.zeros((30, 2))
+    numbers[:15, 1] = np.nan
+    numbers[15:] = -numbers[:15]
+    assert not rotates(numbers, y)
+    stored = sparse.csr_array((np.zeros(15), np.arange(15), np.arange(31).clip(0, 15)), (30, 15))
+    assert stored.nnz == 15
+    assert not rotates(stored, y)
+
+
+def test_labels_that_are_all_the_same_teach_nothing():
+    tasks = ["classification", "regression"]
+    constant, amounts = np.ones(40), np.where(np.arange(40) < 6, R[:40, 0], np.nan)
+    model = MultiTaskEstimator(tasks=tasks, n_members=5, random_state=0)
+    with pytest.warns(SingleClassWarning):
+        assert not model._session(X[:40], np.column_stack([constant, amounts])).rotates
+    constant[0] = 0.0
+    assert model._session(X[:40], np.column_stack([constant, amounts])).rotates
 
 
 def test_rows_are_alike_in_all_that_is_learned_from():

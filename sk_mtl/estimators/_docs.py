@@ -75,8 +75,8 @@ alpha : float, default=0.0001
     loss, as in scikit-learn's MLP. A task's own layers are penalised in proportion to the
     task's weight.
 batch_size : int or "auto", default="auto"
-    Rows a batch; "auto" is ``n_samples // 32``, from 32 to 256, but a quarter of the rows at most,
-    where members hold rows out in turn, else ``min(200, n_samples)``.
+    Rows a batch; "auto" is ``n_samples // 32``, from 32 to 256, but about a quarter of the rows at
+    most, where members hold rows out in turn, else ``min(200, n_samples)``.
 learning_rate_init : float, default=0.002
     Learning rate.
 momentum : float, default=0.9

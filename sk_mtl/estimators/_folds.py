@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 from sklearn.utils.validation import column_or_1d
 
 from sk_mtl.columns import RawTable
@@ -21,8 +24,8 @@ FEWEST_DISTINCT = 16
 PLENTY = 64
 
 
-def useful_rows(targets: Targets, weight: NDArray[Any] | None) -> Rows:
-    """Return the rows that have a label which weighs something.
+def useful_rows(targets: Targets, weight: NDArray[Any] | None, learned: list[bool]) -> Rows:
+    """Return the rows that have a label which weighs something and says something.
 
     Parameters
     ----------
@@ -30,10 +33,13 @@ def useful_rows(targets: Targets, weight: NDArray[Any] | None) -> Rows:
         Labels, in the order of the tasks.
     weight : ndarray of shape (n_samples, 1 or n_tasks) or None
         Sample weights.
+    learned : list of bool
+        Whether the labels of a task differ.
     """
     there = ~np.column_stack([column.missing for column in targets.columns])
     if weight is not None:
         there &= weight > 0
+    there &= learned
     return np.flatnonzero(there.any(axis=1))
 
 
@@ -48,23 +54,37 @@ def can_rotate(raw: RawTable, targets: Targets, rows: Rows) -> bool:
 def _n_distinct(raw: RawTable, targets: Targets, rows: Rows) -> int:
     """Return how many of the rows differ, in a feature or in a label."""
     some = raw.take(rows)
-    numbers = some.numbers.toarray() if some.is_sparse else some.numbers
     codes = [column.codes for column in some.categories]
     labels = [
         [None if gap else value for value, gap in zip(c.values[rows], c.missing[rows], strict=True)]
         for c in targets.columns
     ]
-    return len(set(zip((row.tobytes() for row in numbers), *codes, *labels, strict=True)))
+    return len(set(zip(_cells(some.numbers), *codes, *labels, strict=True)))
 
 
-def n_folds_for(n_members: int, fraction: float) -> int:
+def _cells(numbers: Any) -> Iterator[tuple[bytes, ...]]:
+    """Yield the numbers of every row as bytes; zeros, and gaps, are all the same."""
+    if not sparse.issparse(numbers):
+        plain = np.where(np.isnan(numbers), np.nan, numbers + 0.0)
+        yield from ((row.tobytes(),) for row in plain)
+        return
+    numbers = numbers.copy()
+    numbers.sum_duplicates()
+    numbers.eliminate_zeros()
+    for start, end in pairwise(numbers.indptr):
+        yield numbers.indices[start:end].tobytes(), numbers.data[start:end].tobytes()
+
+
+def n_folds_for(n_members: int, fraction: float, n_rows: int) -> int:
     """Return into how many folds members cut the rows, to hold out one each.
 
     Five members or more have a fold each, so that every row is held out once; but folds hold the
     validation fraction of the rows at least. Fewer members would learn from too few rows that way.
+    On few rows no fold has less than two, which R2 needs.
     """
     n_folds = max(int(1 / fraction + 1e-9), 2)
-    return n_members if FEWEST_FOLDS <= n_members < n_folds else n_folds
+    n_folds = n_members if FEWEST_FOLDS <= n_members < n_folds else n_folds
+    return min(n_folds, max(n_rows // 2, 2))
 
 
 def share(rows: Rows, fraction: float, seed: int) -> Rows:

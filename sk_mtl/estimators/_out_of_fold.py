@@ -16,6 +16,8 @@ from sk_mtl.estimators._decode import mean_outcomes, outcomes
 from sk_mtl.estimators._session import Plan, Session
 
 Array = NDArray[Any]
+FEWEST_LABELS = 10  # of a task: fewer say nothing of a temperature
+FEWEST_COMPARED = 500  # of a task, where members that saw the labels are compared
 MOST_ROWS = 20_000  # of a task: they tell a temperature to within a percent
 MOST_KEPT = 1_000  # ranks of a task: the upper half of them one by one, the others in steps
 
@@ -182,19 +184,19 @@ class _HeldOut:
         return rows, y, weight if factor is None else weight / factor[y.astype(np.intp)]
 
     def temperature(self, t: int) -> float | None:
-        """Return the temperature of a task's mean over members; None without labels.
+        """Return the temperature of a task's mean over members; None with next to no labels.
 
         That of the held-out rows is one of few members, often of a single one, and to average
         makes probabilities more equal: the mean needs less heat. How much less is told by the
         other members, with and without averaging. They have seen the labels, but so they have
-        in both cases.
+        in both cases. On few rows they know the labels by heart, and tell nothing.
         """
         rows, y, weight = self.labelled(t, MOST_ROWS)
-        if not len(rows):
+        if len(rows) < FEWEST_LABELS:
             return None
         codes = y.astype(np.intp)
         temperature = fit_temperature(self.own[t][rows], codes, weight)
-        if self.seen is not None:
+        if self.seen is not None and len(rows) >= FEWEST_COMPARED:
             few, every = (fit_temperature(p[rows], codes, weight) for p in self.seen[t])
             temperature *= every / few
         return min(max(temperature, COLDEST), HOTTEST)
@@ -226,9 +228,9 @@ def _temperatures(est: Any, held: _HeldOut | None) -> NDArray[np.float64]:
             without.append(task.name)
     if without:
         warn(
-            f"Got calibrate=True and no held-out labels in {len(without)} of {est.n_tasks_} tasks "
-            f"({without[:5]}), expected some: their probabilities stay as they are. Set "
-            "early_stopping=True, or pass X_val and y_val."
+            f"Got calibrate=True and fewer than {FEWEST_LABELS} held-out labels in {len(without)} "
+            f"of {est.n_tasks_} tasks ({without[:5]}), expected more: their probabilities stay as "
+            "they are. Set early_stopping=True, or pass X_val and y_val."
         )
     return temperatures
 

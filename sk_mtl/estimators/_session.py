@@ -130,7 +130,7 @@ class Session:
         self.continued, self.incremental = continued, incremental
         self.device = estimator._resolved_device()
         several, aligned = estimator.n_members > 1 and not incremental, estimator._aligned(targets)
-        useful = useful_rows(aligned, weight)
+        useful = useful_rows(aligned, weight, [task.n_classes != 1 for task in estimator._tasks])
         self.rotates = several and can_rotate(raw, aligned, useful)
         given_dtype = np.float32 if self.rotates and len(useful) >= PLENTY else raw.dtype.type
         self.dtype = _compute_dtype(estimator.dtype, given_dtype, self.device)
@@ -323,7 +323,8 @@ class Session:
         """Return which fold of the rows is held out, and of how many; (0, 1) if none is."""
         if self.member is None:
             return 0, 1
-        n_folds = n_folds_for(self.n_members, self.est.validation_fraction)
+        n_rows = self.X.shape[0] if self.rows is None else len(self.rows)
+        n_folds = n_folds_for(self.n_members, self.est.validation_fraction, n_rows)
         if self.groups is not None:
             with_labels = self.groups if self.rows is None else self.groups[self.rows]
             n_folds = min(n_folds, len(np.unique(with_labels)))
