@@ -91,6 +91,13 @@ def test_the_benchmark_takes_them_in_the_place_of_a_folder(quality, r_tables, ar
     assert list(quality.read_all(quality.arguments(["--r-tables"]))) == ["town/Shops"]
 
 
+@pytest.mark.parametrize("other", [["--published"], ["--openml", "3"]])
+def test_the_benchmark_refuses_two_sources(quality, other, capsys):
+    with pytest.raises(SystemExit):
+        quality.arguments(["--r-tables", *other])
+    assert "Got --r-tables beside another source, expected one." in capsys.readouterr().err
+
+
 def test_what_is_asked_names_each_column_once(r_tables):
     for asked in r_tables.ASKED.values():
         columns = " ".join(vars(asked).values()).split()

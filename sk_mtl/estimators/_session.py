@@ -129,10 +129,13 @@ class Session:
         self.est, self.given, self.groups = estimator, given, groups
         self.continued, self.incremental = continued, incremental
         self.device = estimator._resolved_device()
-        several, aligned = estimator.n_members > 1 and not incremental, estimator._aligned(targets)
-        useful = useful_rows(aligned, weight, [task.n_classes != 1 for task in estimator._tasks])
-        self.rotates = several and can_rotate(raw, aligned, useful)
-        given_dtype = np.float32 if self.rotates and len(useful) >= PLENTY else raw.dtype.type
+        self.rotates, given_dtype = False, raw.dtype.type
+        if estimator.n_members > 1 and not incremental:
+            aligned = estimator._aligned(targets)
+            learned = [task.n_classes != 1 for task in estimator._tasks]
+            useful = useful_rows(aligned, weight, learned)
+            self.rotates = can_rotate(raw, aligned, useful)
+            given_dtype = np.float32 if len(useful) >= PLENTY else given_dtype
         self.dtype = _compute_dtype(estimator.dtype, given_dtype, self.device)
         if continued:
             self.dtype = DTYPES[str(estimator._torch_dtype).removeprefix("torch.")]
